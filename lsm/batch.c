@@ -1,0 +1,136 @@
+/*
+ * batch.c - building and reading batches. See batch.h for the format.
+ */
+#include "batch.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+#define CAPACITY_FIRST 512u
+#define CAPACITY_KEPT (1u << 20) /* lsm_batch_clear keeps up to this for the next use */
+
+int lsm_batch_new(struct lsm_batch **out)
+{
+    *out = calloc(1, sizeof **out);
+    return *out ? 0 : -ENOMEM;
+}
+
+void lsm_batch_free(struct lsm_batch *batch)
+{
+    if (!batch)
+        return;
+    free(batch->bytes);
+    free(batch);
+}
+
+void lsm_batch_clear(struct lsm_batch *batch)
+{
+    if (batch->capacity > CAPACITY_KEPT) {
+        free(batch->bytes);
+        batch->bytes = NULL;
+        batch->capacity = 0;
+    }
+    batch->len = 0;
+    batch->count = 0;
+    batch->error = 0;
+    batch->has_merge = false;
+}
+
+static bool grow(struct lsm_batch *batch, size_t need)
+{
+    if (batch->capacity - batch->len >= need)
+        return true;
+    size_t capacity = batch->capacity ? batch->capacity : CAPACITY_FIRST;
+    while (capacity - batch->len < need)
+        capacity *= 2;
+    uint8_t *bytes = realloc(batch->bytes, capacity);
+    if (!bytes) {
+        batch->error = -ENOMEM;
+        return false;
+    }
+    batch->bytes = bytes;
+    batch->capacity = capacity;
+    return true;
+}
+
+static void add(struct lsm_batch *batch, enum entry_type type, const void *key, size_t key_len, const void *value,
+                size_t value_len)
+{
+    if (batch->error)
+        return;
+    if (key_len > LSM_KEY_MAX || value_len > LSM_VALUE_MAX || batch->count == UINT32_MAX) {
+        batch->error = -E2BIG;
+        return;
+    }
+    if (!grow(batch, BATCH_HEADER_BYTES + 1 + 2 * VARINT_MAX + key_len + value_len))
+        return;
+    if (!batch->len)
+        batch->len = BATCH_HEADER_BYTES;
+    uint8_t *p = batch->bytes + batch->len;
+    *p++ = (uint8_t)type;
+    p = put_varint(p, key_len);
+    if (type != ENTRY_DELETE)
+        p = put_varint(p, value_len);
+    if (key_len)
+        memcpy(p, key, key_len);
+    p += key_len;
+    if (value_len)
+        memcpy(p, value, value_len);
+    p += value_len;
+    batch->len = (size_t)(p - batch->bytes);
+    batch->count++;
+    put_le32(batch->bytes, batch->count);
+}
+
+void lsm_batch_put(struct lsm_batch *batch, const void *key, size_t key_len, const void *value, size_t value_len)
+{
+    add(batch, ENTRY_PUT, key, key_len, value, value_len);
+}
+
+void lsm_batch_delete(struct lsm_batch *batch, const void *key, size_t key_len)
+{
+    add(batch, ENTRY_DELETE, key, key_len, NULL, 0);
+}
+
+void lsm_batch_merge(struct lsm_batch *batch, const void *key, size_t key_len, const void *operand,
+                     size_t operand_len)
+{
+    add(batch, ENTRY_MERGE, key, key_len, operand, operand_len);
+    batch->has_merge = true;
+}
+
+unsigned lsm_batch_count(const struct lsm_batch *batch)
+{
+    return batch->count;
+}
+
+size_t lsm_batch_bytes(const struct lsm_batch *batch)
+{
+    return batch->len;
+}
+
+int batch_read_begin(struct batch_reader *br, const void *payload, size_t len)
+{
+    br->r = reader_of(payload, len);
+    br->left = read_le32(&br->r);
+    return br->r.bad || br->left > len ? -EBADMSG : 0;
+}
+
+int batch_read_next(struct batch_reader *br, struct batch_change *out)
+{
+    struct reader *r = &br->r;
+    if (!br->left)
+        return reader_left(r) ? -EBADMSG : 0;
+    br->left--;
+    uint8_t type = read_u8(r);
+    uint64_t key_len = read_varint(r);
+    uint64_t value_len = type == ENTRY_DELETE ? 0 : read_varint(r);
+    if (r->bad || type > ENTRY_MERGE || key_len > LSM_KEY_MAX || value_len > LSM_VALUE_MAX)
+        return -EBADMSG;
+    out->type = (enum entry_type)type;
+    out->key_len = (size_t)key_len;
+    out->value_len = (size_t)value_len;
+    out->key = read_bytes(r, out->key_len);
+    out->value = read_bytes(r, out->value_len);
+    return r->bad ? -EBADMSG : 1;
+}

@@ -1,0 +1,348 @@
+/*
+ * commit.c - the write path.
+ *
+ * A commit has three parts. First everything that may wait, with no lock held: back-pressure, a
+ * prepared log segment, room in the memtables. Then, under the locks of the shards it touches, all
+ * that may still fail: a full memtable or log means letting go and waiting again, having changed
+ * nothing. Then reserve, copy, insert, publish, which can't fail (but for the medium, which ends
+ * the log). The reply waits until the frontier has passed the record: an older record of another
+ * writer may still be on its way.
+ */
+#include "db.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <time.h>
+
+#define CHANGES_ON_STACK 32u
+
+/* A batch taken apart: computed once, used for checking room and for inserting. */
+struct plan {
+    const struct lsm_batch *batch;
+    struct batch_change *changes;
+    uint8_t *shard_of;
+    uint64_t mask; /* shards touched */
+    size_t largest_value;
+    struct batch_change changes_stack[CHANGES_ON_STACK];
+    uint8_t shard_stack[CHANGES_ON_STACK];
+};
+
+static void plan_free(struct plan *p)
+{
+    if (p->changes != p->changes_stack) {
+        free(p->changes);
+        free(p->shard_of);
+    }
+}
+
+static int plan_make(struct lsm *db, const struct lsm_batch *batch, struct plan *p)
+{
+    p->batch = batch;
+    p->mask = 0;
+    p->largest_value = 0;
+    p->changes = p->changes_stack;
+    p->shard_of = p->shard_stack;
+    if (batch->count > CHANGES_ON_STACK) {
+        p->changes = malloc(batch->count * sizeof *p->changes);
+        p->shard_of = malloc(batch->count);
+        if (!p->changes || !p->shard_of) {
+            plan_free(p);
+            return -ENOMEM;
+        }
+    }
+    struct batch_reader br;
+    int more = batch_read_begin(&br, batch->bytes, batch->len);
+    for (uint32_t i = 0; more >= 0 && i < batch->count; i++) {
+        struct batch_change *c = &p->changes[i];
+        more = batch_read_next(&br, c);
+        assert(more == 1);
+        p->shard_of[i] = (uint8_t)db_route(db, c->key, c->key_len);
+        p->mask |= UINT64_C(1) << p->shard_of[i];
+        if (c->value_len > p->largest_value)
+            p->largest_value = c->value_len;
+    }
+    return 0;
+}
+
+/* What the changes of one shard take in its memtable, at most. Under the shard's lock. */
+static size_t plan_room(const struct plan *p, unsigned shard, const struct memtable *m)
+{
+    size_t room = 0;
+    for (uint32_t i = 0; i < p->batch->count; i++) {
+        const struct batch_change *c = &p->changes[i];
+        if (p->shard_of[i] != shard)
+            continue;
+        size_t value_len = c->value_len;
+        if (c->type == ENTRY_MERGE) { /* what lies below may also come from this very batch */
+            size_t below = memtable_newest_len(m, c->key, c->key_len);
+            value_len += below > p->largest_value ? below : p->largest_value;
+        }
+        room += memtable_entry_bytes(c->key_len, value_len);
+    }
+    return room;
+}
+
+static void unlock_shards(struct lsm *db, uint64_t mask)
+{
+    for (unsigned i = 0; i < db->shard_count; i++)
+        if (mask >> i & 1)
+            pthread_mutex_unlock(&db->shards[i].lock);
+}
+
+/* Ascending by index. With nowait -EAGAIN if one is taken, none held. */
+static int lock_shards(struct lsm *db, uint64_t mask, bool nowait)
+{
+    uint64_t held = 0;
+    for (unsigned i = 0; i < db->shard_count; i++) {
+        if (!(mask >> i & 1))
+            continue;
+        if (!nowait) {
+            pthread_mutex_lock(&db->shards[i].lock);
+        } else if (pthread_mutex_trylock(&db->shards[i].lock)) {
+            unlock_shards(db, held);
+            return -EAGAIN;
+        }
+        held |= UINT64_C(1) << i;
+    }
+    return 0;
+}
+
+/*
+ * Makes room in one shard, under its lock: 0, or -EAGAIN if its flush must catch up first.
+ * A batch that is larger than a memtable gets a memtable of its own size.
+ */
+static int make_room(struct shard *s, const struct plan *p, struct view **retired)
+{
+    struct view *v = s->view;
+    size_t need = plan_room(p, s->index, v->active);
+    if (need <= memtable_free_bytes(v->active))
+        return 0;
+    if (v->sealed_count >= SEALED_MAX)
+        return -EAGAIN;
+    size_t arena = s->db->options.write_buffer_bytes;
+    /* Folding with what lies below is over: in an empty memtable there is nothing below. */
+    return view_rotate(s, need > arena ? need : arena, retired);
+}
+
+/* Locks held: makes room in every shard of the plan. *full is the shard that must be waited for on -EAGAIN. */
+static int make_all_room(struct lsm *db, const struct plan *p, struct view *retired[], unsigned *full)
+{
+    for (unsigned i = 0; i < db->shard_count; i++) {
+        if (!(p->mask >> i & 1))
+            continue;
+        int err = make_room(&db->shards[i], p, &retired[i]);
+        if (err) {
+            *full = i;
+            return err;
+        }
+    }
+    return 0;
+}
+
+static void retire_all(struct lsm *db, struct view *retired[])
+{
+    for (unsigned i = 0; i < db->shard_count; i++) {
+        if (!retired[i])
+            continue;
+        view_retire(retired[i]);
+        retired[i] = NULL;
+        shard_kick(&db->shards[i]);
+    }
+}
+
+void db_insert(struct lsm *db, const struct batch_change *changes, const uint8_t *shard_of, uint32_t count,
+               lsn_t lsn, lsn_t end, uint64_t mask)
+{
+    for (unsigned i = 0; i < db->shard_count; i++)
+        if (mask >> i & 1)
+            memtable_begin_record(db->shards[i].view->active, lsn, end);
+    for (uint32_t i = 0; i < count; i++) {
+        const struct batch_change *c = &changes[i];
+        if (mask >> shard_of[i] & 1)
+            memtable_insert(db->shards[shard_of[i]].view->active, lsn + i, c->type, c->key, c->key_len, c->value,
+                            c->value_len);
+    }
+}
+
+/* ---- back-pressure ---- */
+
+static void sleep_ns(uint64_t ns)
+{
+    struct timespec t = {(time_t)(ns / 1000000000u), (long)(ns % 1000000000u)};
+    nanosleep(&t, NULL);
+}
+
+/* Too many tables in L0 make reads slow: writers are delayed in proportion, and stopped at the end. */
+static int pressure(struct shard *s, bool nowait)
+{
+    for (;;) {
+        struct view *v = view_get(s);
+        size_t l0 = v->version->levels[0].count;
+        view_unref(v);
+        if (l0 < L0_SLOWDOWN || __atomic_load_n(&s->compaction_broken, __ATOMIC_RELAXED))
+            return 0;
+        if (nowait)
+            return -EAGAIN;
+        uint64_t began = env_mono_ns(s->db->env);
+        int err = 0;
+        if (db_inline(s->db) || l0 >= L0_STOP)
+            err = shard_wait_progress(s);
+        else
+            sleep_ns(DELAY_NS_MAX * (l0 - L0_SLOWDOWN + 1) / (L0_STOP - L0_SLOWDOWN));
+        count_add(&s->stalls, 1);
+        count_add(&s->stall_ns, env_mono_ns(s->db->env) - began);
+        if (err || (!db_inline(s->db) && l0 < L0_STOP))
+            return err;
+    }
+}
+
+static int all_pressure(struct lsm *db, uint64_t mask, bool nowait)
+{
+    int err = 0;
+    for (unsigned i = 0; !err && i < db->shard_count; i++)
+        if (mask >> i & 1)
+            err = pressure(&db->shards[i], nowait);
+    return err;
+}
+
+static int wait_for_room(struct shard *s, bool nowait)
+{
+    shard_kick(s);
+    if (nowait)
+        return -EAGAIN;
+    uint64_t began = env_mono_ns(s->db->env);
+    int err = shard_wait_progress(s);
+    count_add(&s->stalls, 1);
+    count_add(&s->stall_ns, env_mono_ns(s->db->env) - began);
+    return err;
+}
+
+/* ---- the commit ---- */
+
+/* Under the locks, room made: writes the record and applies it. */
+static int append_and_insert(struct lsm *db, const struct plan *p, lsn_t *end)
+{
+    struct wal_ticket ticket;
+    int err = wal_reserve(db->wal, p->batch->len, &ticket);
+    if (err)
+        return err;
+    struct iovec iov = {p->batch->bytes, p->batch->len};
+    err = wal_copy(db->wal, &ticket, &iov, 1);
+    if (err) /* the log has failed: the frontier stays below this record for good */
+        return err;
+    db_insert(db, p->changes, p->shard_of, p->batch->count, ticket.lsn, ticket.end, p->mask);
+    wal_publish(db->wal, &ticket);
+    *end = ticket.end;
+    return 0;
+}
+
+static int commit_plan(struct lsm *db, const struct plan *p, bool nowait, lsn_t *end)
+{
+    struct view *retired[SHARDS_MAX] = {0};
+    for (;;) {
+        int err = db_writable(db);
+        if (!err)
+            err = all_pressure(db, p->mask, nowait);
+        if (!err)
+            err = wal_prepare(db->wal, p->batch->len, nowait);
+        if (!err)
+            err = lock_shards(db, p->mask, nowait);
+        if (err)
+            return err;
+        unsigned full = SHARDS_MAX;
+        err = make_all_room(db, p, retired, &full);
+        if (!err) {
+            full = SHARDS_MAX;
+            err = append_and_insert(db, p, end);
+        }
+        unlock_shards(db, p->mask);
+        retire_all(db, retired);
+        if (err == -EAGAIN && full < SHARDS_MAX)
+            err = wait_for_room(&db->shards[full], nowait);
+        else if (err != -EAGAIN || nowait)
+            return err;
+        else
+            err = 0; /* another writer took the room in the log */
+        if (err)
+            return err;
+    }
+}
+
+int lsm_commit(struct lsm *db, const struct lsm_batch *batch, unsigned flags)
+{
+    if (batch->error)
+        return batch->error;
+    if (batch->has_merge && !db->options.merge)
+        return -EINVAL;
+    int err = db_writable(db);
+    if (err)
+        return err;
+    if (batch->count == 0)
+        return flags & LSM_SYNC ? lsm_sync(db) : 0;
+    if (batch->len > wal_payload_max(db->wal))
+        return -E2BIG;
+
+    struct plan p;
+    err = plan_make(db, batch, &p);
+    if (err)
+        return err;
+    lsn_t end = 0;
+    err = commit_plan(db, &p, flags & LSM_NOWAIT, &end);
+    uint64_t mask = p.mask;
+    plan_free(&p);
+    if (err)
+        return err;
+
+    count_add(&db->batches, 1);
+    count_add(&db->batch_bytes, batch->len);
+    if (log_over_budget(db))
+        for (unsigned i = 0; i < db->shard_count; i++)
+            if (mask >> i & 1)
+                shard_kick(&db->shards[i]);
+    err = wal_wait(db->wal, end);
+    if (!err && flags & LSM_SYNC)
+        err = wal_sync_to(db->wal, end);
+    return err;
+}
+
+size_t lsm_batch_bytes_max(const struct lsm *db)
+{
+    return db->wal ? wal_payload_max(db->wal) : 0;
+}
+
+static int commit_one(struct lsm *db, struct lsm_batch *batch, unsigned flags)
+{
+    int err = lsm_commit(db, batch, flags);
+    free(batch->bytes);
+    return err;
+}
+
+int lsm_put(struct lsm *db, const void *key, size_t key_len, const void *value, size_t value_len, unsigned flags)
+{
+    struct lsm_batch batch = {0};
+    lsm_batch_put(&batch, key, key_len, value, value_len);
+    return commit_one(db, &batch, flags);
+}
+
+int lsm_delete(struct lsm *db, const void *key, size_t key_len, unsigned flags)
+{
+    struct lsm_batch batch = {0};
+    lsm_batch_delete(&batch, key, key_len);
+    return commit_one(db, &batch, flags);
+}
+
+int lsm_sync(struct lsm *db)
+{
+    if (!db->wal) /* everything a read-only store shows is as durable as it will get */
+        return 0;
+    return wal_sync(db->wal);
+}
+
+void lsm_sync_async(struct lsm *db, void (*done)(void *arg, int result), void *arg)
+{
+    if (!db->wal)
+        done(arg, 0);
+    else
+        wal_sync_async(db->wal, done, arg);
+}

@@ -1,0 +1,400 @@
+/*
+ * compact.c - the loop that turns sorted entries into tables; flush and compaction are the same.
+ *
+ * The live snapshots cut the history into strata: two versions of a key in the same stratum are
+ * seen by the same snapshots, so that of those only the newest is of use. Versions of a key come
+ * newest first. For each one:
+ *
+ *   - below a put, or a delete, of the same stratum: dropped;
+ *   - below an operand of the same stratum: folded into it. An operand over an operand stays an
+ *     operand, over a put or a delete it becomes a put. It keeps the newest seq;
+ *   - else it begins what its stratum keeps. A put goes out at once; an operand or a delete is
+ *     held until it is known what follows below it. A held delete over another delete says nothing
+ *     more, whatever snapshots lie between, and is dropped.
+ *
+ * Where a key ends with nothing of it left below, which `bottom` promises of the other levels, a held
+ * delete has nothing to hide and is dropped, and a held operand becomes a put.
+ *
+ * Each entry read is written, dropped or folded away, exactly one of these, and that is checked.
+ * An input out of order or of a type that is not known ends the job: better no table than a wrong one.
+ */
+#include "compact.h"
+
+#include <assert.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define YIELD_BYTES (64u << 10)
+#define GRANDPARENT_TABLES_MAX 10 /* what one output may make a later compaction drag in (LevelDB's number) */
+
+struct bytes {
+    uint8_t *data;
+    size_t len, capacity;
+};
+
+struct run {
+    const struct compact_job *job;
+    struct compact_result *result;
+    struct table_builder *builder; /* NULL between tables */
+    size_t grandparent;           /* index of the first file not yet passed */
+    uint64_t grandparent_bytes;   /* passed since the current table began */
+    uint64_t unyielded_bytes;
+    uint64_t dropped, folded;
+
+    /* The user key being worked on. */
+    uint8_t key[LSM_KEY_MAX];
+    size_t key_len;
+    bool has_key, key_has_output;
+    uint64_t previous_seq;
+    size_t closed_stratum; /* older versions in it are hidden; SIZE_MAX: none */
+
+    /* The version held back: a delete or an operand. */
+    bool held;
+    enum entry_type held_type;
+    uint64_t held_seq;
+    size_t held_stratum;
+    struct bytes operand, folding; /* folding: where the next fold goes, then they change places */
+};
+
+/* ---- output ---- */
+
+static int remember_table(struct run *r, const struct table_meta *meta)
+{
+    struct compact_result *out = r->result;
+    if ((out->count & (out->count - 1)) == 0) {
+        struct table_meta *grown = realloc(out->tables, (out->count ? out->count * 2 : 1) * sizeof *grown);
+        if (!grown)
+            return -ENOMEM;
+        out->tables = grown;
+    }
+    out->tables[out->count++] = *meta;
+    out->entries_out += meta->entries;
+    out->bytes_written += meta->bytes;
+    return 0;
+}
+
+static void remove_table(struct env *env, const char *dir, uint64_t number)
+{
+    size_t size = strlen(dir) + 32;
+    char *path = malloc(size);
+    if (!path)
+        return; /* the next open deletes it */
+    table_path(dir, number, path, size);
+    (void)env_unlink(env, path); /* likewise */
+    free(path);
+}
+
+static int finish_table(struct run *r)
+{
+    struct table_meta meta;
+    int rc = table_builder_finish(r->builder, &meta);
+    if (rc)
+        return rc; /* the builder is still there to be aborted */
+    r->builder = NULL;
+    rc = remember_table(r, &meta);
+    if (rc) {
+        remove_table(r->job->env, r->job->dir, meta.number);
+        table_meta_free(&meta);
+    }
+    return rc;
+}
+
+/* Goes past the grandparent's files that end before the current key; returns their bytes. */
+static uint64_t pass_grandparents(struct run *r)
+{
+    const struct level *g = r->job->grandparent;
+    uint64_t bytes = 0;
+    while (g && r->grandparent < g->count) {
+        const struct table_meta *m = &g->files[r->grandparent]->meta;
+        if (key_compare(m->largest, m->largest_len, r->key, r->key_len) >= 0)
+            break;
+        bytes += m->bytes;
+        r->grandparent++;
+    }
+    return bytes;
+}
+
+/* Before the first output of a user key: the only place where a table may be cut. */
+static int cut_if_due(struct run *r)
+{
+    uint64_t max = r->job->max_output_bytes;
+    r->grandparent_bytes += pass_grandparents(r);
+    if (!r->builder) {
+        r->grandparent_bytes = 0;
+        return 0;
+    }
+    bool full = max && table_builder_bytes(r->builder) >= max;
+    bool wide = max && r->grandparent_bytes > GRANDPARENT_TABLES_MAX * max;
+    if (!full && !wide)
+        return 0;
+    r->grandparent_bytes = 0;
+    return finish_table(r);
+}
+
+static int begin_table(struct run *r)
+{
+    const struct compact_job *job = r->job;
+    struct table_builder_options options = {
+        .env = job->env,
+        .dir = job->dir,
+        .block_bytes = job->block_bytes,
+        .expected_entries = job->max_output_bytes ? 0 : job->expected_entries,
+    };
+    return table_builder_new(&options, vset_new_number(job->vs), &r->builder);
+}
+
+static int emit(struct run *r, uint64_t seq, enum entry_type type, const void *value, size_t value_len)
+{
+    int rc = 0;
+    if (!r->key_has_output)
+        rc = cut_if_due(r);
+    if (!rc && !r->builder)
+        rc = begin_table(r);
+    if (rc)
+        return rc;
+    r->key_has_output = true;
+    struct ikey key = {.key = r->key, .len = (uint32_t)r->key_len, .type = (uint8_t)type, .seq = seq};
+    return table_builder_add(r->builder, &key, value, value_len);
+}
+
+/* ---- the held version ---- */
+
+static int reserve(struct bytes *b, size_t capacity)
+{
+    if (b->data && b->capacity >= capacity)
+        return 0;
+    uint8_t *grown = realloc(b->data, capacity + 1);
+    if (!grown)
+        return -ENOMEM;
+    b->data = grown;
+    b->capacity = capacity;
+    return 0;
+}
+
+static int hold(struct run *r, const struct iter *it, size_t stratum)
+{
+    assert(!r->held);
+    if (it->key.type == ENTRY_MERGE) {
+        int rc = reserve(&r->operand, it->value_len);
+        if (rc)
+            return rc;
+        if (it->value_len)
+            memcpy(r->operand.data, it->value, it->value_len);
+        r->operand.len = it->value_len;
+    }
+    r->held = true;
+    r->held_type = it->key.type;
+    r->held_seq = it->key.seq;
+    r->held_stratum = stratum;
+    return 0;
+}
+
+/* The held operand becomes what it makes of `base`; NULL: of nothing. */
+static int fold(struct run *r, const void *base, size_t base_len, bool base_is_operand)
+{
+    const struct compact_job *job = r->job;
+    size_t room = base_len > r->operand.len ? base_len : r->operand.len;
+    int rc = reserve(&r->folding, room);
+    if (rc)
+        return rc;
+    size_t len = job->merge(job->merge_arg, base, base_len, base_is_operand, r->operand.data, r->operand.len,
+                            r->folding.data);
+    assert(len <= room);
+    struct bytes folded = r->folding;
+    folded.len = len;
+    r->folding = r->operand;
+    r->operand = folded;
+    return 0;
+}
+
+static int emit_held(struct run *r, enum entry_type type)
+{
+    r->held = false;
+    bool has_value = type != ENTRY_DELETE;
+    return emit(r, r->held_seq, type, has_value ? r->operand.data : NULL, has_value ? r->operand.len : 0);
+}
+
+/* ---- one version, one key ---- */
+
+/* Versions of the same stratum are visible to the same snapshots: how many snapshots are older. */
+static size_t stratum_of(const struct compact_job *job, uint64_t seq)
+{
+    size_t from = 0, to = job->snapshot_count;
+    while (from < to) {
+        size_t mid = from + (to - from) / 2;
+        if (job->snapshots[mid] < seq)
+            from = mid + 1;
+        else
+            to = mid;
+    }
+    return from;
+}
+
+/* A version below a held operand of its own stratum. */
+static int fold_version(struct run *r, const struct iter *it)
+{
+    bool is_operand = it->key.type == ENTRY_MERGE, is_delete = it->key.type == ENTRY_DELETE;
+    static const uint8_t empty[1];
+    const void *base = is_delete ? NULL : it->value_len ? it->value : empty; /* NULL says that there is none */
+    r->folded++;
+    int rc = fold(r, base, is_delete ? 0 : it->value_len, is_operand);
+    if (rc || is_operand)
+        return rc;
+    r->closed_stratum = r->held_stratum;
+    return emit_held(r, ENTRY_PUT);
+}
+
+static int take_version(struct run *r, const struct iter *it)
+{
+    size_t stratum = stratum_of(r->job, it->key.seq);
+    if (stratum == r->closed_stratum) {
+        r->dropped++;
+        return 0;
+    }
+    if (r->held && r->held_type == ENTRY_MERGE && r->held_stratum == stratum)
+        return fold_version(r, it);
+    if (r->held && r->held_type == ENTRY_DELETE && it->key.type == ENTRY_DELETE) {
+        r->held = false;
+        r->dropped++;
+    }
+    if (r->held) {
+        int rc = emit_held(r, r->held_type);
+        if (rc)
+            return rc;
+    }
+    if (it->key.type == ENTRY_MERGE)
+        return r->job->merge ? hold(r, it, stratum) : emit(r, it->key.seq, ENTRY_MERGE, it->value, it->value_len);
+    r->closed_stratum = stratum;
+    return it->key.type == ENTRY_DELETE ? hold(r, it, stratum)
+                                        : emit(r, it->key.seq, ENTRY_PUT, it->value, it->value_len);
+}
+
+static int end_key(struct run *r)
+{
+    if (!r->held)
+        return 0;
+    if (!r->job->bottom)
+        return emit_held(r, r->held_type);
+    if (r->held_type == ENTRY_DELETE) {
+        r->held = false;
+        r->dropped++;
+        return 0;
+    }
+    int rc = fold(r, NULL, 0, false);
+    return rc ? rc : emit_held(r, ENTRY_PUT);
+}
+
+static int begin_key(struct run *r, const struct ikey *key)
+{
+    int rc = r->has_key ? end_key(r) : 0;
+    if (rc)
+        return rc;
+    memcpy(r->key, key->key, key->len);
+    r->key_len = key->len;
+    r->has_key = true;
+    r->key_has_output = false;
+    r->closed_stratum = SIZE_MAX;
+    return 0;
+}
+
+/* ---- the loop ---- */
+
+static int bad_input(const struct compact_job *job, const char *what)
+{
+    logger_write(job->log, LSM_LOG_ERROR, "%s: compaction stopped, nothing was changed: %s", job->dir, what);
+    return -EIO;
+}
+
+static int step(struct run *r, const struct iter *it)
+{
+    const struct ikey *k = &it->key;
+    if (k->len > LSM_KEY_MAX || k->type > ENTRY_MERGE)
+        return bad_input(r->job, "an entry has a key too long or a type unknown to this release");
+    int order = r->has_key ? key_compare(r->key, r->key_len, k->key, k->len) : -1;
+    if (order > 0 || (order == 0 && r->previous_seq <= k->seq))
+        return bad_input(r->job, "entries out of order");
+    int rc = order < 0 ? begin_key(r, k) : 0;
+    r->previous_seq = k->seq;
+    return rc ? rc : take_version(r, it);
+}
+
+static int yield_if_due(struct run *r, const struct iter *it)
+{
+    uint64_t bytes = it->key.len + it->value_len;
+    r->result->bytes_read += bytes;
+    r->unyielded_bytes += bytes;
+    if (!r->job->yield || r->unyielded_bytes < YIELD_BYTES)
+        return 0;
+    r->unyielded_bytes = 0;
+    return r->job->yield(r->job->yield_arg);
+}
+
+static int check_counts(const struct run *r)
+{
+    const struct compact_result *out = r->result;
+    uint64_t accounted = out->entries_out + r->dropped + r->folded;
+    if (out->entries_in == r->job->expected_entries && out->entries_in == accounted)
+        return 0;
+    char what[160];
+    (void)snprintf(what, sizeof what,
+                   "%" PRIu64 " entries expected, %" PRIu64 " read, %" PRIu64 " written, dropped or folded",
+                   r->job->expected_entries, out->entries_in, accounted);
+    return bad_input(r->job, what);
+}
+
+static int run_all(struct run *r)
+{
+    struct iter *it = r->job->input;
+    int rc = 0;
+    for (iter_first(it); it->valid; iter_next(it)) {
+        r->result->entries_in++;
+        rc = step(r, it);
+        if (!rc)
+            rc = yield_if_due(r, it);
+        if (rc)
+            return rc;
+    }
+    rc = it->status;
+    if (!rc && r->has_key)
+        rc = end_key(r);
+    if (!rc && r->builder)
+        rc = finish_table(r);
+    return rc ? rc : check_counts(r);
+}
+
+int compact_run(const struct compact_job *job, struct compact_result *out)
+{
+    memset(out, 0, sizeof *out);
+    struct run *r = calloc(1, sizeof *r);
+    if (!r)
+        return -ENOMEM;
+    r->job = job;
+    r->result = out;
+    int rc = run_all(r);
+    out->dropped = r->dropped + r->folded;
+    if (rc) {
+        table_builder_abort(r->builder);
+        compact_result_discard(job->env, job->dir, out);
+    }
+    free(r->operand.data);
+    free(r->folding.data);
+    free(r);
+    return rc;
+}
+
+void compact_result_free(struct compact_result *result)
+{
+    for (size_t i = 0; i < result->count; i++)
+        table_meta_free(&result->tables[i]);
+    free(result->tables);
+    memset(result, 0, sizeof *result);
+}
+
+void compact_result_discard(struct env *env, const char *dir, struct compact_result *result)
+{
+    for (size_t i = 0; i < result->count; i++)
+        remove_table(env, dir, result->tables[i].number);
+    compact_result_free(result);
+}

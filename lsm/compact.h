@@ -1,0 +1,52 @@
+/*
+ * compact.h - the loop that turns sorted entries into tables: flush and compaction are the same.
+ *
+ * Per user key, newest first, and with `snapshots` ascending: a version is dropped if a newer one
+ * is visible to the same snapshots; merge operands are folded with what lies below them as far as
+ * no snapshot stands between; a delete is dropped when `bottom` says that nothing older can exist
+ * below and no snapshot older than it is live. An operand that meets the bottom becomes a put.
+ * Counts are checked: entries in = entries out + dropped + folded, else -EIO and nothing is kept.
+ *
+ * Threads: the shard's background thread.
+ */
+#ifndef LSM_COMPACT_H
+#define LSM_COMPACT_H
+
+#include "table.h"
+#include "version.h"
+
+struct compact_job {
+    struct env *env;
+    const char *dir;
+    struct vset *vs; /* for file numbers */
+    const struct logger *log;
+    struct iter *input; /* owned by the caller */
+    uint64_t expected_entries; /* of all inputs: must be met exactly */
+    const uint64_t *snapshots; /* ascending; seqs that must stay readable */
+    size_t snapshot_count;
+    bool bottom;
+    lsm_merge_fn merge;
+    void *merge_arg;
+    size_t block_bytes;
+    uint64_t max_output_bytes; /* cut a table here (never between versions of one user key); 0: never */
+    const struct level *grandparent; /* NULL, or the level below the output: cut where overlap grows over 10 tables */
+    /* Called every 64 KiB of input: lets a flush in between. An error aborts. May be NULL. */
+    int (*yield)(void *arg);
+    void *yield_arg;
+};
+
+struct compact_result {
+    struct table_meta *tables; /* malloc'ed, each synced; compact_result_free releases */
+    size_t count;
+    uint64_t entries_in, entries_out, dropped, bytes_read, bytes_written;
+};
+
+/*
+ * On error every output is removed again and *out is empty. The tables are synced, their directory
+ * is not: vset_apply does that before it names them.
+ */
+int compact_run(const struct compact_job *job, struct compact_result *out);
+void compact_result_free(struct compact_result *r);
+void compact_result_discard(struct env *env, const char *dir, struct compact_result *r); /* also unlinks */
+
+#endif

@@ -1,0 +1,184 @@
+/*
+ * db.h - what the parts of an open store share: the store, its shards, and a shard's view.
+ *
+ * A shard's view is what readers read: its memtables and its version of tables. A view is
+ * immutable and reference counted; a change publishes a new one. Readers take a reference inside
+ * an RCU read-side section that does nothing else, so they never wait and are never waited for.
+ *
+ * Lock order (each may be held while taking a later one, never the other way):
+ *     1. manifest lock (inside vset; held during its I/O)
+ *     2. shard locks, ascending by index (short; no I/O)
+ *     3. snapshot lock, a shard's work lock, the log's append lock: leaves
+ * Readers take none of them (lsm_snapshot_new takes 3).
+ *
+ * Visibility: entries with seq < frontier. A reader first takes its view, then samples the
+ * frontier: compaction may have dropped versions between the other way round.
+ */
+#ifndef LSM_DB_H
+#define LSM_DB_H
+
+#include "batch.h"
+#include "cache.h"
+#include "env.h"
+#include "logger.h"
+#include "memtable.h"
+#include "version.h"
+#include "wal.h"
+
+#include <pthread.h>
+#include <shale/lsm.h>
+
+#define SEALED_MAX 2u         /* full memtables of a shard that may wait for their flush */
+#define L0_SLOWDOWN 12u       /* L0 tables at which writers begin to be delayed */
+#define L0_STOP 24u           /* ... and at which they wait */
+#define DELAY_NS_MAX 2000000u /* of one write, just before L0_STOP */
+
+struct view {
+    unsigned refs; /* atomic */
+    struct shard *shard;
+    struct memtable *active; /* NULL only in a read-only store without a log */
+    struct version *version;
+    size_t sealed_count;
+    struct memtable *sealed[]; /* newest first */
+};
+
+struct shard {
+    struct lsm *db;
+    unsigned index;
+    pthread_mutex_t lock; /* writers: inserts into the active memtable, publishing views */
+    struct view *view;    /* RCU; replaced under `lock` */
+
+    pthread_mutex_t work_lock; /* the fields below, and waiting on the conditions */
+    pthread_cond_t work;       /* there may be something to do */
+    pthread_cond_t done;       /* something was done: room, flush, compaction */
+    bool kicked, stop;
+    uint64_t compact_wanted, compact_done; /* counts of lsm_compact requests */
+    uint64_t finished_steps;               /* background steps that ended, for waiting on progress */
+    int error; /* of the last background step: what waiting writers and flushers are told */
+    struct env_thread *thread;
+
+    /* the background thread's own */
+    bool compaction_broken; /* a damaged input: compaction stops, reading and flushing go on */
+    uint64_t retry_at_ns;
+
+    /* statistics, relaxed atomics */
+    uint64_t flushes, compactions, trivial_moves, flush_bytes, compact_bytes_read, compact_bytes_written;
+    uint64_t entries_dropped, stalls, stall_ns;
+};
+
+struct lsm_snapshot {
+    struct lsm_snapshot *next, *prev;
+    uint64_t seq; /* the newest seq that is visible */
+};
+
+struct lsm {
+    struct lsm_options options; /* with every default filled in */
+    char *path;
+    struct env *env;
+    struct logger log;
+    struct env_lock *lock;
+    struct cache *cache;
+    struct table_reader_stats reader_stats;
+    struct vset *vset;
+    struct wal *wal;       /* NULL in a read-only store */
+    lsn_t fixed_frontier;  /* in a read-only store, and while replaying */
+    bool read_only;        /* opened so */
+    int failed;            /* atomic: the error that made it read-only */
+    unsigned shard_count;
+    struct shard shards[SHARDS_MAX];
+
+    lsn_t log_start; /* atomic: no unflushed record lies below */
+    lsn_t replaying; /* the record being replayed (open only), else 0 */
+
+    bool has_pending_end; /* recovery's end of the log, to go out with the first use (open only) */
+    uint64_t pending_end_number;
+    lsn_t pending_end;
+
+    pthread_mutex_t snapshot_lock;
+    struct lsm_snapshot snapshots; /* ring, ascending seq */
+
+    /* statistics, relaxed atomics */
+    uint64_t batches, batch_bytes, gets, gets_found;
+    uint64_t replayed_bytes, replayed_batches, replay_ns;
+};
+
+static inline void count_add(uint64_t *counter, uint64_t n)
+{
+    __atomic_fetch_add(counter, n, __ATOMIC_RELAXED);
+}
+static inline uint64_t count_get(const uint64_t *counter)
+{
+    return __atomic_load_n(counter, __ATOMIC_RELAXED);
+}
+static inline lsn_t db_frontier(const struct lsm *db)
+{
+    return db->wal ? wal_frontier(db->wal) : db->fixed_frontier;
+}
+static inline bool db_inline(const struct lsm *db)
+{
+    return db->options.flags & LSM_INLINE;
+}
+/* 0, or why nothing may be written. */
+int db_writable(const struct lsm *db);
+/* Turns the store read-only for good; the first error stays. */
+void db_fail(struct lsm *db, int error, const char *what);
+
+unsigned db_route(const struct lsm *db, const void *key, size_t len);
+
+/* ---- view.c ---- */
+
+struct view *view_get(struct shard *s); /* a reference on the current view */
+void view_unref(struct view *v);
+/* A reference on the current view and a seq that it can answer for: everything visible, nothing dropped. */
+struct view *view_get_now(struct shard *s, uint64_t *seq);
+/* The shard's first view: one empty memtable (arena_bytes > 0) over version v. */
+int view_init(struct shard *s, size_t arena_bytes, struct version *v);
+void view_destroy(struct shard *s); /* at close, nobody reads any more */
+/*
+ * Under the shard lock: the active memtable becomes the newest sealed one, an empty one takes its
+ * place. *retired goes to view_retire once the lock is dropped.
+ */
+int view_rotate(struct shard *s, size_t arena_bytes, struct view **retired);
+void view_retire(struct view *old); /* waits for a grace period; no locks held; NULL is allowed */
+/*
+ * Takes the shard lock: publishes a new version, without `flushed` (the oldest sealed memtable) if
+ * that is not NULL. Can't fail: `spare` was allocated by view_spare beforehand.
+ */
+struct view *view_spare(struct shard *s);
+void view_install(struct shard *s, struct view *spare, struct version *v, struct memtable *flushed);
+
+/* ---- background.c ---- */
+
+void shard_kick(struct shard *s);
+/* One step of background work: a flush, a compaction. 1 if there was any; negative if it failed. */
+int shard_step(struct shard *s);
+int shard_flush_oldest(struct shard *s); /* the oldest sealed memtable; the shard's thread (or the only one) */
+/* Waits until a background step of this shard ended, or a second passed (inline: does one step). */
+int shard_wait_progress(struct shard *s);
+int background_start(struct lsm *db);
+void background_stop(struct lsm *db);
+/* Unflushed records pin more log than the budget: the shard with the oldest has to flush. Cheap. */
+bool log_over_budget(const struct lsm *db);
+
+/* ---- recover.c ---- */
+
+int db_recover(struct lsm *db);
+int db_wal_use(void *arg, const struct wal_use *use); /* callbacks of the log */
+uint64_t db_wal_new_number(void *arg);
+void db_wal_failed(void *arg, int error);
+
+/* ---- commit.c ---- */
+
+/* Inserts the changes of a record whose room was checked; shards whose bit is not in `mask` are passed over. */
+void db_insert(struct lsm *db, const struct batch_change *changes, const uint8_t *shard_of, uint32_t count, lsn_t lsn,
+               lsn_t end, uint64_t mask);
+
+/* ---- snapshot.c ---- */
+
+uint64_t snapshot_add(struct lsm *db, struct lsm_snapshot *s); /* returns its seq */
+void snapshot_remove(struct lsm *db, struct lsm_snapshot *s);
+/* The live ones, ascending, malloc'ed. */
+int snapshot_list(struct lsm *db, uint64_t **seqs, size_t *count);
+uint64_t snapshot_oldest(struct lsm *db); /* SEQ_MAX if there is none */
+
+#endif

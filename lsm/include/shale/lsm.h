@@ -1,0 +1,257 @@
+/*
+ * shale/lsm.h - an ordered, durable, embedded key-value store.
+ *
+ * A store is a directory. It holds ordered pairs of byte strings, spread over a fixed number of
+ * shards, with one write-ahead log for all of them. This header is the manual of the library; how
+ * it works inside is told in lsm/README.md.
+ *
+ * Errors      Every function that can fail returns 0 or a negative errno. The common ones:
+ *               -ENOENT   the key does not exist (lsm_get), the store does not exist (lsm_open)
+ *               -EIO      a checksum did not match or the medium failed; the log names the place
+ *               -EROFS    the store is open read-only, or has turned read-only after a failed sync
+ *               -ENOSPC   the disk is full; what was there before is untouched
+ *               -E2BIG    a batch is larger than a quarter of a log segment, or a key over its limit
+ *               -EAGAIN   only with LSM_NOWAIT: the call would have had to wait; nothing was changed
+ *               -EUCLEAN  the store is damaged below what had been promised durable
+ *               -EBUSY    another process has the store open
+ *               -ENOTSUP  the store was written by a newer release (format or feature unknown)
+ *
+ * Ownership   Byte strings are pointer and length, never NUL-terminated. What is passed in is
+ *             copied before the call returns. What comes out says below who releases it.
+ *
+ * Threads     A `struct lsm` may be used by any number of threads at once. A batch, an iterator
+ *             and a value belong to one thread at a time. Snapshots may be shared.
+ */
+#ifndef SHALE_LSM_H
+#define SHALE_LSM_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+struct lsm;
+struct lsm_batch;
+struct lsm_iter;
+struct lsm_snapshot;
+struct env; /* lsm/env.h; NULL everywhere below means the real system */
+
+#define LSM_KEY_MAX 1024u          /* bytes; longer keys are refused with -E2BIG */
+#define LSM_VALUE_MAX (16u << 20)  /* bytes; a batch is bounded by the log segment as well */
+
+/* ---- opening ------------------------------------------------------------------------------- */
+
+enum lsm_open_flags {
+    LSM_CREATE = 1u << 0,    /* create the store if the directory is absent or empty */
+    LSM_RDONLY = 1u << 1,    /* change no byte of the store; several readers may share it */
+    LSM_INLINE = 1u << 2,    /* start no threads: background work is done by the calls that need it
+                                and by lsm_work(); deterministic, for tests and for short-lived tools */
+};
+
+enum lsm_log_level { LSM_LOG_ERROR, LSM_LOG_WARNING, LSM_LOG_INFO, LSM_LOG_DEBUG };
+
+/*
+ * Folds a merge operand into what lies below it. `base` is an older value (base_len bytes), or an
+ * older operand when nothing complete lies below yet (base_is_operand), or NULL when the key does
+ * not exist. Writes the result to `out`, which has room for the longer of the two, and returns its
+ * length. It must be associative, must not fail and must not depend on anything but its arguments:
+ * memtables and compaction call it at any time, on any thread.
+ */
+typedef size_t (*lsm_merge_fn)(void *arg, const void *base, size_t base_len, bool base_is_operand,
+                               const void *operand, size_t operand_len, void *out);
+
+/* Which shard a key belongs to: the result modulo the number of shards. Must never change. */
+typedef uint64_t (*lsm_route_fn)(void *arg, const void *key, size_t key_len);
+
+struct lsm_options {
+    unsigned flags;              /* enum lsm_open_flags */
+    unsigned shards;             /* at creation only; 0: number of CPUs, at least 2. At most 64 */
+    size_t memory_bytes;         /* write buffers, cache, open tables; 0: 256 MiB */
+    size_t write_buffer_bytes;   /* of one memtable; 0: memory_bytes / (8 * shards), 1..64 MiB */
+    size_t table_bytes;          /* size at which compaction starts a new table; 0: 8 MiB */
+    size_t block_bytes;          /* of a table, uncompressed; 0: 8 KiB */
+    size_t log_segment_bytes;    /* at creation only; 0: 16 MiB. At least 1 MiB */
+    size_t log_budget_bytes;     /* unflushed log that triggers flushes; 0: 4 segments */
+    unsigned commit_ms;          /* sync at the latest this long after a write; 0: 1000 */
+    unsigned level_ratio;        /* size of a level relative to the one above; 0: 10 */
+    lsm_route_fn route;          /* NULL: XXH3 of the whole key */
+    lsm_merge_fn merge;          /* NULL: lsm_batch_merge is refused with -EINVAL */
+    void *callback_arg;          /* passed to route and merge */
+    void (*log)(void *arg, enum lsm_log_level level, const char *message); /* NULL: silent */
+    void *log_arg;
+    void (*progress)(void *arg, uint64_t done, uint64_t total); /* bytes of log replayed, or NULL */
+    void *progress_arg;
+    struct env *env;
+};
+
+/*
+ * Opens the store at `path`; replays its log. On success *out is released by lsm_close.
+ * `options` may be NULL for the defaults (then the store must exist).
+ */
+int lsm_open(const char *path, const struct lsm_options *options, struct lsm **out);
+
+/*
+ * Syncs, stops the threads and releases everything. All iterators, snapshots, values and batches
+ * must have been released. Returns the error of the last sync, if any; the store is closed anyway.
+ */
+int lsm_close(struct lsm *db);
+
+/* Number of shards, and the shard a key belongs to. */
+unsigned lsm_shards(const struct lsm *db);
+unsigned lsm_shard_of(const struct lsm *db, const void *key, size_t key_len);
+
+/* ---- reading ------------------------------------------------------------------------------- */
+
+enum lsm_flags {
+    LSM_NOWAIT = 1u << 0, /* return -EAGAIN, having changed nothing, instead of blocking */
+    LSM_SYNC = 1u << 1,   /* lsm_commit: return only when the batch is on the medium */
+    LSM_NOFILL = 1u << 2, /* reads: do not put blocks into the cache (one-off scans) */
+};
+
+/* A value that stays valid and unchanged until lsm_value_release. Zero-initialised is empty. */
+struct lsm_value {
+    const void *data;
+    size_t len;
+    void (*release)(void *pin, void *pin2);
+    void *pin, *pin2;
+};
+
+/* The value of a key at `snapshot`, or now if NULL. -ENOENT if there is none. */
+int lsm_get(struct lsm *db, const void *key, size_t key_len, const struct lsm_snapshot *snapshot,
+            unsigned flags, struct lsm_value *out);
+void lsm_value_release(struct lsm_value *value); /* also of an empty or already released one */
+
+/* ---- writing ------------------------------------------------------------------------------- */
+
+/* A batch collects changes that become visible and durable together, or not at all. */
+int lsm_batch_new(struct lsm_batch **out);
+void lsm_batch_free(struct lsm_batch *batch); /* NULL is allowed */
+void lsm_batch_clear(struct lsm_batch *batch);
+
+/*
+ * Later changes of the same key in one batch win over earlier ones. Out of memory and over-long
+ * arguments are remembered and returned by lsm_commit, so that building a batch needs no checks.
+ */
+void lsm_batch_put(struct lsm_batch *batch, const void *key, size_t key_len, const void *value,
+                   size_t value_len);
+void lsm_batch_delete(struct lsm_batch *batch, const void *key, size_t key_len);
+void lsm_batch_merge(struct lsm_batch *batch, const void *key, size_t key_len, const void *operand,
+                     size_t operand_len);
+unsigned lsm_batch_count(const struct lsm_batch *batch);
+size_t lsm_batch_bytes(const struct lsm_batch *batch); /* what it will take in the log */
+
+/* The largest lsm_batch_bytes that lsm_commit takes. */
+size_t lsm_batch_bytes_max(const struct lsm *db);
+
+/*
+ * Applies a batch atomically. On return it is visible to every later read and survives the death
+ * of the process; it survives a power cut once synced. On error nothing of it was applied, except
+ * for -EIO from LSM_SYNC: applied, but perhaps not durable (the store is read-only then).
+ * The batch is unchanged and may be committed again or cleared.
+ */
+int lsm_commit(struct lsm *db, const struct lsm_batch *batch, unsigned flags);
+
+/* Convenience: a batch of one. */
+int lsm_put(struct lsm *db, const void *key, size_t key_len, const void *value, size_t value_len,
+            unsigned flags);
+int lsm_delete(struct lsm *db, const void *key, size_t key_len, unsigned flags);
+
+/* ---- durability ---------------------------------------------------------------------------- */
+
+/* Returns once everything committed before the call is on the medium. */
+int lsm_sync(struct lsm *db);
+
+/*
+ * The same without waiting: `done` is called exactly once with the result, from a thread of the
+ * engine (or from within the call, if there is nothing to wait for). It must not block.
+ */
+void lsm_sync_async(struct lsm *db, void (*done)(void *arg, int result), void *arg);
+
+/* ---- iterating ----------------------------------------------------------------------------- */
+
+/*
+ * An ordered view of one moment. With `route_key` (route_key_len > 0) only the shard of that key is
+ * read, which is right when all keys of interest route alike; else all shards are merged.
+ * Bounds: lower is inclusive, upper exclusive; a NULL bound is none; both are copied.
+ */
+struct lsm_iter_options {
+    const struct lsm_snapshot *snapshot; /* NULL: now */
+    const void *lower, *upper;
+    size_t lower_len, upper_len;
+    const void *route_key;
+    size_t route_key_len;
+    unsigned flags; /* LSM_NOWAIT, LSM_NOFILL */
+};
+
+/*
+ * A new iterator stands nowhere: position it first. Key and value stay valid until the next call
+ * on the iterator. Running off either end makes it invalid, which is no error: ask lsm_iter_status.
+ */
+int lsm_iter_new(struct lsm *db, const struct lsm_iter_options *options, struct lsm_iter **out);
+void lsm_iter_free(struct lsm_iter *it); /* NULL is allowed */
+void lsm_iter_first(struct lsm_iter *it);
+void lsm_iter_last(struct lsm_iter *it);
+void lsm_iter_seek(struct lsm_iter *it, const void *key, size_t key_len);      /* first >= key */
+void lsm_iter_seek_prev(struct lsm_iter *it, const void *key, size_t key_len); /* last <= key */
+void lsm_iter_next(struct lsm_iter *it);
+void lsm_iter_prev(struct lsm_iter *it);
+bool lsm_iter_valid(const struct lsm_iter *it);
+int lsm_iter_status(const struct lsm_iter *it); /* 0, or why it became invalid */
+const void *lsm_iter_key(const struct lsm_iter *it, size_t *len);
+const void *lsm_iter_value(const struct lsm_iter *it, size_t *len);
+
+/* ---- snapshots ----------------------------------------------------------------------------- */
+
+/* Everything committed before the call, and nothing later, until released. Held in memory only. */
+int lsm_snapshot_new(struct lsm *db, struct lsm_snapshot **out);
+void lsm_snapshot_free(struct lsm *db, struct lsm_snapshot *snapshot); /* NULL is allowed */
+
+/* ---- maintenance --------------------------------------------------------------------------- */
+
+/* Flushes every memtable, then compacts everything into the last level. Blocks. */
+int lsm_compact(struct lsm *db);
+
+/* Flushes every memtable. Blocks. */
+int lsm_flush(struct lsm *db);
+
+/* With LSM_INLINE: does one step of pending background work; returns 1 if there was any, 0 if not. */
+int lsm_work(struct lsm *db);
+
+#define LSM_LEVELS 7
+
+struct lsm_shard_stats {
+    uint64_t memtable_bytes, sealed_memtables;
+    uint64_t files[LSM_LEVELS], bytes[LSM_LEVELS], target_bytes[LSM_LEVELS];
+    uint64_t flushes, compactions, trivial_moves;
+    uint64_t flush_bytes, compact_bytes_read, compact_bytes_written;
+    uint64_t entries_dropped; /* overwritten or deleted entries that compaction removed */
+    uint64_t stall_ns, stalls;
+};
+
+struct lsm_stats {
+    unsigned shards;
+    uint64_t batches, batch_bytes;    /* accepted since open; user bytes: keys and values */
+    uint64_t gets, gets_found;
+    uint64_t blocks_read, block_bytes_read; /* from files, that is cache misses */
+    uint64_t filter_checks, filter_negatives;
+    uint64_t cache_hits, cache_misses, cache_bytes, cache_capacity_bytes;
+    uint64_t log_bytes;               /* appended since open, with headers and padding */
+    uint64_t log_syncs, log_segments, log_segment_bytes;
+    uint64_t log_frontier, log_synced, log_start; /* LSNs */
+    uint64_t manifest_bytes, manifest_rollovers;
+    uint64_t disk_bytes;              /* all files of the store */
+    uint64_t replayed_bytes, replayed_batches, replay_ns; /* at this open */
+    bool read_only;
+    int failed;                       /* negative errno that made it read-only, or 0 */
+    struct lsm_shard_stats shard[64];
+};
+
+void lsm_stats_get(struct lsm *db, struct lsm_stats *out);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,66 @@
+/*
+ * memtable.h - a skip list in a fixed arena: what was written and is not yet in a table.
+ *
+ * One writer at a time (the shard's lock), readers without a lock at any time. Every version of a
+ * key is kept, newest first. A merge operand is folded with the version below it when it is
+ * inserted: over a complete value it becomes a value; over another operand it is kept as it came,
+ * for iterators and flushes (a snapshot may stand between the two), and folded with all operands
+ * below it, for point reads, which therefore meet at most one operand per memtable and key.
+ *
+ * Memory: one anonymous mapping of the size given; nothing else is allocated. memtable_room says
+ * beforehand whether a change fits, so inserting can't fail.
+ *
+ * Source: W. Pugh, Skip Lists (1990); the lock-free reader as in LevelDB's skiplist.h.
+ */
+#ifndef LSM_MEMTABLE_H
+#define LSM_MEMTABLE_H
+
+#include "ikey.h"
+#include <shale/lsm.h>
+
+struct memtable;
+
+/* Transitions only forwards, one step at a time, asserted. */
+enum memtable_state { MEMTABLE_ACTIVE, MEMTABLE_SEALED, MEMTABLE_FLUSHING, MEMTABLE_FLUSHED };
+
+int memtable_new(size_t arena_bytes, lsm_merge_fn merge, void *merge_arg, struct memtable **out);
+void memtable_ref(struct memtable *m);
+void memtable_unref(struct memtable *m);
+
+/*
+ * An upper bound of what a change takes in the arena. For a merge operand value_len is the length of
+ * the operand plus that of the longest value that it may be folded with.
+ */
+size_t memtable_entry_bytes(size_t key_len, size_t value_len);
+size_t memtable_free_bytes(const struct memtable *m);
+size_t memtable_used_bytes(const struct memtable *m);
+uint64_t memtable_count(const struct memtable *m);
+
+/* Length of the newest version's (folded) value in this memtable, 0 if none: what folding may need. Writer only. */
+size_t memtable_newest_len(const struct memtable *m, const void *key, size_t len);
+
+/* Writer only, before the inserts of a log record [lsn, end): what the memtable makes obsolete in the log. */
+void memtable_begin_record(struct memtable *m, lsn_t lsn, lsn_t end);
+
+/* Writer only; seqs must ascend. Room was checked by the caller. */
+void memtable_insert(struct memtable *m, uint64_t seq, enum entry_type type, const void *key, size_t key_len,
+                     const void *value, size_t value_len);
+
+/* LSN of the first record and the end of the last one; 0 if empty. Any thread, once it is sealed; else the writer. */
+lsn_t memtable_first_lsn(const struct memtable *m);
+lsn_t memtable_end_lsn(const struct memtable *m);
+
+/*
+ * The newest version with seq <= seq; false if there is none. Of an operand the value is folded
+ * with all older ones in this memtable: go on with the next one. The value lives as long as m.
+ */
+bool memtable_get(const struct memtable *m, const void *key, size_t len, uint64_t seq, struct ikey *out_key,
+                  const uint8_t **value, size_t *value_len);
+
+/* Holds a reference on m. Operands come as they were inserted over other operands: unfolded. */
+int memtable_iter_new(struct memtable *m, struct iter **out);
+
+enum memtable_state memtable_state(const struct memtable *m);
+void memtable_set_state(struct memtable *m, enum memtable_state state);
+
+#endif

@@ -1,0 +1,335 @@
+/*
+ * recover.c - from what the disk holds to an open store: the log's part of lsm_open.
+ *
+ * Two passes over the log. The first only reads: it finds the end, tells a torn tail from damage,
+ * and (for writing) writes the surviving segments once more and syncs them, since after a killed
+ * process they may be in the page cache only. Then a fresh segment is taken and the edit "the log
+ * ends at X and goes on at S" synced. Now the surviving records are as durable as any, and the
+ * second pass applies them to memtables with flushes in between, in bounded memory.
+ *
+ * Read-only, there is one pass, and memtables are sealed as they fill.
+ */
+#include "db.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+int db_wal_use(void *arg, const struct wal_use *use)
+{
+    struct lsm *db = arg;
+    struct edit edit = {.use = use};
+    if (db->has_pending_end) {
+        edit.has_log_end = true;
+        edit.log_end_number = db->pending_end_number;
+        edit.log_end = db->pending_end;
+    }
+    int err = vset_apply(db->vset, &edit, NULL, NULL);
+    if (!err)
+        db->has_pending_end = false;
+    else if (vset_failed(db->vset))
+        db_fail(db, err, "the manifest can't be written");
+    return err;
+}
+
+uint64_t db_wal_new_number(void *arg)
+{
+    struct lsm *db = arg;
+    return vset_new_number(db->vset);
+}
+
+void db_wal_failed(void *arg, int error)
+{
+    db_fail(arg, error, "the log can't be written or synced");
+}
+
+/* ---- applying records ---- */
+
+struct replay {
+    struct lsm *db;
+    struct batch_change *changes;
+    uint8_t *shard_of;
+    size_t capacity;
+};
+
+static int replay_room(struct replay *rp, size_t count)
+{
+    if (count <= rp->capacity)
+        return 0;
+    size_t capacity = count + count / 2 + 64;
+    struct batch_change *changes = realloc(rp->changes, capacity * sizeof *changes);
+    if (!changes)
+        return -ENOMEM;
+    rp->changes = changes;
+    uint8_t *shard_of = realloc(rp->shard_of, capacity);
+    if (!shard_of)
+        return -ENOMEM;
+    rp->shard_of = shard_of;
+    rp->capacity = capacity;
+    return 0;
+}
+
+/* Makes room for a record's part in one shard: seals, and flushes unless the store is read-only. */
+static int make_room(struct shard *s, size_t need)
+{
+    struct lsm *db = s->db;
+    if (need <= memtable_free_bytes(s->view->active))
+        return 0;
+    struct view *retired = NULL;
+    size_t arena = db->options.write_buffer_bytes;
+    int err = view_rotate(s, need > arena ? need : arena, &retired);
+    view_retire(retired);
+    if (!err && !db->read_only) {
+        err = shard_flush_oldest(s);
+        if (err > 0)
+            err = 0;
+    }
+    return err;
+}
+
+static int apply_record(void *arg, lsn_t lsn, const void *payload, size_t len)
+{
+    struct replay *rp = arg;
+    struct lsm *db = rp->db;
+    struct batch_reader br;
+    uint64_t mask = 0;
+    size_t need[SHARDS_MAX] = {0};
+    size_t largest = 0;
+    uint32_t count = 0;
+    int more = batch_read_begin(&br, payload, len);
+    if (more == 0)
+        more = replay_room(rp, br.left);
+    while (more >= 0) {
+        struct batch_change *c = &rp->changes[count];
+        more = br.left || reader_left(&br.r) ? batch_read_next(&br, c) : 0;
+        if (more <= 0)
+            break;
+        unsigned shard = db_route(db, c->key, c->key_len);
+        rp->shard_of[count++] = (uint8_t)shard;
+        if (lsn < vset_flushed(db->vset, shard))
+            continue;
+        mask |= UINT64_C(1) << shard;
+        if (c->value_len > largest)
+            largest = c->value_len;
+    }
+    if (more == -EBADMSG || (more == 0 && count == 0))
+        return logger_corrupt(&db->log, "log", lsn, "the record at LSN %" PRIu64 " is no batch", lsn);
+    if (more < 0)
+        return more;
+    for (uint32_t i = 0; i < count; i++) {
+        const struct batch_change *c = &rp->changes[i];
+        struct shard *s = &db->shards[rp->shard_of[i]];
+        if (!(mask >> s->index & 1))
+            continue;
+        size_t value_len = c->value_len;
+        if (c->type == ENTRY_MERGE) {
+            if (!db->options.merge)
+                return -EINVAL;
+            size_t below = memtable_newest_len(s->view->active, c->key, c->key_len);
+            value_len += below > largest ? below : largest;
+        }
+        need[s->index] += memtable_entry_bytes(c->key_len, value_len);
+    }
+    int err = 0;
+    db->replaying = lsn; /* what follows is in no memtable yet: a flush must not let go of it */
+    for (unsigned i = 0; !err && i < db->shard_count; i++)
+        if (mask >> i & 1)
+            err = make_room(&db->shards[i], need[i]);
+    if (!err && mask)
+        db_insert(db, rp->changes, rp->shard_of, count, lsn, lsn + wal_record_bytes(len), mask);
+    if (!err) {
+        db->replayed_batches++;
+        db->replayed_bytes += len;
+    }
+    return err;
+}
+
+static int count_only(void *arg, lsn_t lsn, const void *payload, size_t len)
+{
+    (void)arg, (void)lsn, (void)payload, (void)len;
+    return 0;
+}
+
+static void report_progress(void *arg, uint64_t done, uint64_t total)
+{
+    struct replay *rp = arg;
+    rp->db->options.progress(rp->db->options.progress_arg, done, total);
+}
+
+/* ---- segments ---- */
+
+struct segment_files {
+    uint64_t *numbers;
+    size_t count, capacity;
+};
+
+static int note_segment(void *arg, const char *name)
+{
+    struct segment_files *f = arg;
+    char *end;
+    if (name[0] < '0' || name[0] > '9')
+        return 0;
+    uint64_t number = strtoull(name, &end, 10);
+    if (strcmp(end, ".log") != 0)
+        return 0;
+    if (f->count == f->capacity) {
+        size_t capacity = f->capacity ? f->capacity * 2 : 16;
+        uint64_t *numbers = realloc(f->numbers, capacity * sizeof *numbers);
+        if (!numbers)
+            return -ENOMEM;
+        f->numbers = numbers;
+        f->capacity = capacity;
+    }
+    f->numbers[f->count++] = number;
+    return 0;
+}
+
+static bool is_live(const struct wal_use *uses, size_t count, uint64_t number)
+{
+    for (size_t i = 0; i < count; i++)
+        if (uses[i].number == number)
+            return true;
+    return false;
+}
+
+/* Files of the log that hold nothing needed: whole ones may be used again, others are leftovers. */
+static int sort_out_segments(struct lsm *db, const struct wal_use *live, size_t live_count, struct segment_files *f)
+{
+    int err = env_list(db->env, db->path, note_segment, f);
+    size_t kept = 0;
+    for (size_t i = 0; !err && i < f->count; i++) {
+        if (is_live(live, live_count, f->numbers[i]))
+            continue;
+        char *path = malloc(strlen(db->path) + 32);
+        if (!path)
+            return -ENOMEM;
+        wal_segment_path(db->path, f->numbers[i], path, strlen(db->path) + 32);
+        struct env_file *file;
+        uint64_t size = 0;
+        err = env_open(db->env, path, ENV_READ, &file);
+        if (!err) {
+            err = env_size(file, &size);
+            env_close(file);
+        }
+        if (!err && size == db->options.log_segment_bytes)
+            f->numbers[kept++] = f->numbers[i];
+        else if (!err)
+            err = env_unlink(db->env, path);
+        free(path);
+    }
+    f->count = kept;
+    return err;
+}
+
+static int open_log(struct lsm *db, const struct wal_recovered *end, lsn_t log_start)
+{
+    size_t use_count, live_count = 0;
+    const struct wal_use *uses = vset_uses(db->vset, &use_count);
+    struct wal_use *live = calloc(use_count ? use_count : 1, sizeof *live);
+    struct segment_files files = {0};
+    if (!live)
+        return -ENOMEM;
+    for (size_t i = 0; i < use_count; i++) {
+        lsn_t use_end = uses[i].end ? uses[i].end : uses[i].base + uses[i].bytes;
+        if (uses[i].base >= end->end || use_end <= log_start)
+            continue;
+        live[live_count] = uses[i];
+        if (uses[i].number == end->number)
+            live[live_count].end = end->end;
+        live_count++;
+    }
+    int err = sort_out_segments(db, live, live_count, &files);
+    if (!err) {
+        struct wal_options o = {
+            .env = db->env,
+            .dir = db->path,
+            .segment_bytes = db->options.log_segment_bytes,
+            .map = false,
+            .threads = !db_inline(db),
+            .commit_ms = db->options.commit_ms,
+            .log = db->log,
+            .arg = db,
+            .use = db_wal_use,
+            .new_number = db_wal_new_number,
+            .failed = db_wal_failed,
+        };
+        db->has_pending_end = end->number != 0;
+        db->pending_end_number = end->number;
+        db->pending_end = end->end;
+        err = wal_open(&o, end->next, live, live_count, files.numbers, files.count, &db->wal);
+    }
+    free(files.numbers);
+    free(live);
+    return err;
+}
+
+/* Applies what the first pass found, to memtables that are flushed as they fill. */
+static int second_pass(struct lsm *db, struct wal_recovery *r, struct wal_use *uses, size_t use_count,
+                       const struct wal_recovered *first)
+{
+    size_t n = 0;
+    for (; n < use_count && uses[n].base < first->end; n++)
+        if (uses[n].number == first->number)
+            uses[n].end = first->end;
+    struct replay rp = {.db = db};
+    struct wal_recovered again;
+    r->uses = uses;
+    r->use_count = n;
+    r->rewrite = false;
+    r->arg = &rp;
+    r->replay = apply_record;
+    int err = wal_recover(r, &again);
+    db->replaying = 0;
+    if (!err && again.records != first->records)
+        err = logger_corrupt(&db->log, "log", again.end, "the log changed while it was replayed");
+    free(rp.changes);
+    free(rp.shard_of);
+    return err;
+}
+
+int db_recover(struct lsm *db)
+{
+    uint64_t began = env_mono_ns(db->env);
+    size_t use_count;
+    const struct wal_use *borrowed = vset_uses(db->vset, &use_count);
+    /* A copy: from open_log on, the log's own thread applies edits. */
+    struct wal_use *uses = malloc((use_count + 1) * sizeof *uses);
+    if (!uses)
+        return -ENOMEM;
+    memcpy(uses, borrowed, use_count * sizeof *uses);
+    struct replay rp = {.db = db};
+    struct wal_recovery r = {
+        .env = db->env,
+        .dir = db->path,
+        .uses = uses,
+        .use_count = use_count,
+        .start = vset_log_start(db->vset),
+        .synced = vset_synced(db->vset),
+        .rewrite = !db->read_only,
+        .log = db->log,
+        .arg = &rp,
+        .replay = db->read_only ? apply_record : count_only,
+        .progress = db->options.progress ? report_progress : NULL,
+    };
+    struct wal_recovered end;
+    int err = wal_recover(&r, &end);
+    db->log_start = r.start;
+    db->fixed_frontier = end.end;
+    if (db->read_only) {
+        free(rp.changes);
+        free(rp.shard_of);
+        if (err == -EUCLEAN) {
+            logger_write(&db->log, LSM_LOG_WARNING, "opened read-only up to the damage in the log");
+            err = 0;
+        }
+    } else if (!err) {
+        err = open_log(db, &end, r.start);
+        if (!err && end.records)
+            err = second_pass(db, &r, uses, use_count, &end);
+    }
+    free(uses);
+    db->replay_ns = env_mono_ns(db->env) - began;
+    return err;
+}

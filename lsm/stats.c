@@ -1,0 +1,77 @@
+/*
+ * stats.c - counters and the shape of the tree, gathered for a reader who may take his time.
+ */
+#include "db.h"
+
+#include <string.h>
+
+static void shard_stats(struct shard *s, struct lsm_shard_stats *out)
+{
+    struct view *v = view_get(s);
+    out->memtable_bytes = v->active ? memtable_used_bytes(v->active) : 0;
+    out->sealed_memtables = v->sealed_count;
+    for (size_t i = 0; i < v->sealed_count; i++)
+        out->memtable_bytes += memtable_used_bytes(v->sealed[i]);
+    version_targets(s->db->vset, v->version, out->target_bytes);
+    view_unref(v);
+    out->flushes = count_get(&s->flushes);
+    out->compactions = count_get(&s->compactions);
+    out->trivial_moves = count_get(&s->trivial_moves);
+    out->flush_bytes = count_get(&s->flush_bytes);
+    out->compact_bytes_read = count_get(&s->compact_bytes_read);
+    out->compact_bytes_written = count_get(&s->compact_bytes_written);
+    out->entries_dropped = count_get(&s->entries_dropped);
+    out->stalls = count_get(&s->stalls);
+    out->stall_ns = count_get(&s->stall_ns);
+}
+
+void lsm_stats_get(struct lsm *db, struct lsm_stats *out)
+{
+    memset(out, 0, sizeof *out);
+    vset_stats(db->vset, out);
+    out->shards = db->shard_count;
+    out->batches = count_get(&db->batches);
+    out->batch_bytes = count_get(&db->batch_bytes);
+    out->gets = count_get(&db->gets);
+    out->gets_found = count_get(&db->gets_found);
+    out->blocks_read = count_get(&db->reader_stats.blocks_read);
+    out->block_bytes_read = count_get(&db->reader_stats.block_bytes_read);
+    out->filter_checks = count_get(&db->reader_stats.filter_checks);
+    out->filter_negatives = count_get(&db->reader_stats.filter_negatives);
+    out->replayed_bytes = db->replayed_bytes;
+    out->replayed_batches = db->replayed_batches;
+    out->replay_ns = db->replay_ns;
+    out->read_only = db_writable(db) != 0;
+    out->failed = __atomic_load_n(&db->failed, __ATOMIC_RELAXED);
+
+    struct cache_stats cache;
+    cache_stats_get(db->cache, &cache);
+    out->cache_hits = cache.hits;
+    out->cache_misses = cache.misses;
+    out->cache_bytes = cache.bytes;
+    out->cache_capacity_bytes = cache.capacity_bytes;
+
+    out->log_frontier = db_frontier(db);
+    out->log_start = __atomic_load_n(&db->log_start, __ATOMIC_RELAXED);
+    out->log_segment_bytes = db->options.log_segment_bytes;
+    if (db->wal) {
+        struct wal_stats wal;
+        wal_stats_get(db->wal, &wal);
+        out->log_bytes = wal.bytes;
+        out->log_syncs = wal.syncs;
+        out->log_segments = wal.segments + wal.free_segments;
+        out->log_synced = wal_synced(db->wal);
+    } else {
+        size_t uses;
+        vset_uses(db->vset, &uses);
+        out->log_segments = uses;
+        out->log_synced = vset_synced(db->vset);
+    }
+    for (unsigned i = 0; i < db->shard_count; i++)
+        shard_stats(&db->shards[i], &out->shard[i]);
+    uint64_t files = out->log_segments * out->log_segment_bytes + out->manifest_bytes;
+    for (unsigned i = 0; i < db->shard_count; i++)
+        for (unsigned level = 0; level < LSM_LEVELS; level++)
+            files += out->shard[i].bytes[level];
+    out->disk_bytes = files;
+}

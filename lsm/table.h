@@ -1,0 +1,87 @@
+/*
+ * table.h - SSTs: sorted, immutable, checksummed files of entries. The format stands in table_format.h.
+ *
+ * A builder belongs to one thread. An open table may be used by any number of threads.
+ */
+#ifndef LSM_TABLE_H
+#define LSM_TABLE_H
+
+#include "cache.h"
+#include "env.h"
+#include "ikey.h"
+#include "logger.h"
+#include <shale/lsm.h>
+
+struct table;
+struct table_builder;
+
+#define TABLE_FILTER_BITS 10 /* per key: 0.9 % false positives */
+
+/* What the manifest keeps of a table. Keys are malloc'ed; table_meta_free releases them. */
+struct table_meta {
+    uint64_t number; /* of the file: NNNNNN.sst */
+    uint64_t bytes;
+    uint64_t entries, deletes, merges;
+    uint64_t key_bytes, value_bytes; /* uncompressed user bytes */
+    uint64_t seq_min, seq_max;
+    uint8_t *smallest, *largest; /* user keys, both inclusive */
+    uint32_t smallest_len, largest_len;
+};
+void table_meta_free(struct table_meta *m);
+int table_meta_copy(const struct table_meta *from, struct table_meta *to);
+
+/* "NNNNNN.sst" under dir. */
+void table_path(const char *dir, uint64_t number, char *buf, size_t size);
+
+/* ---- writing ---- */
+
+struct table_builder_options {
+    struct env *env;
+    const char *dir;
+    size_t block_bytes;
+    uint64_t expected_entries; /* 0: unknown; sizes the hash array of the filter */
+};
+
+/* Creates the file. On any later error call table_builder_abort, which removes it. */
+int table_builder_new(const struct table_builder_options *options, uint64_t number, struct table_builder **out);
+/* Entries in ascending internal-key order (checked: -EINVAL). */
+int table_builder_add(struct table_builder *b, const struct ikey *key, const void *value, size_t value_len);
+uint64_t table_builder_bytes(const struct table_builder *b); /* written and buffered so far */
+uint64_t table_builder_entries(const struct table_builder *b);
+/* Writes index, filter, properties and footer, syncs the file. The directory is the caller's to sync. Releases b on success. */
+int table_builder_finish(struct table_builder *b, struct table_meta *out);
+void table_builder_abort(struct table_builder *b); /* NULL is allowed */
+
+/* ---- reading ---- */
+
+struct table_reader_stats { /* updated with relaxed atomics */
+    uint64_t blocks_read, block_bytes_read, filter_checks, filter_negatives;
+};
+
+struct table_options {
+    struct env *env;
+    const char *dir;
+    struct cache *cache;
+    struct table_reader_stats *stats;
+    struct logger log;
+};
+
+/* Opens and verifies footer and properties against meta (entries, size); index and filter are read through the cache. */
+int table_open(const struct table_options *options, const struct table_meta *meta, struct table **out);
+void table_close(struct table *t);
+
+/*
+ * The newest version of key with seq <= seq. -ENOENT: none here. flags: LSM_NOWAIT, LSM_NOFILL.
+ * On success *pin keeps the value alive: release it with table_release.
+ */
+int table_get(struct table *t, const void *key, size_t len, uint64_t seq, unsigned flags, struct ikey *out_key,
+              const uint8_t **value, size_t *value_len, struct cache_block **pin);
+void table_release(struct table *t, struct cache_block *pin);
+
+/* The table must outlive the iterator. */
+int table_iter_new(struct table *t, unsigned flags, struct iter **out);
+
+/* Reads and verifies every block, order, counts and bounds. *bad_offset is set on -EIO. */
+int table_verify(struct table *t, uint64_t *bad_offset);
+
+#endif

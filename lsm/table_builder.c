@@ -1,0 +1,489 @@
+/*
+ * table_builder.c - writing a table: a stream of sorted entries in, a complete and synced file out.
+ *
+ * The format stands in table_format.h. In memory are: the unfinished data block, one unfinished
+ * index block per level, the write buffer, and 8 bytes per user key for the filter. The filter itself
+ * comes to life in table_builder_finish. Writes have TABLE_WRITE_BYTES each, the last one excepted.
+ *
+ * The first error sticks: every later call returns it, and only table_builder_abort remains.
+ *
+ * Threads: a builder belongs to one.
+ */
+#include "block.h"
+#include "filter.h"
+#include "table.h"
+#include "table_format.h"
+#include <assert.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#define TABLE_WRITE_BYTES (256u << 10)
+#define TABLE_PATH_MAX 4096u
+#define BLOCK_BYTES_DEFAULT (8u << 10)
+#define BLOCK_BYTES_MIN 256u
+#define BLOCK_BYTES_MAX (1u << 20)
+#define HASHES_AHEAD_MAX (1u << 20) /* expected_entries is a hint: no more than 8 MiB are taken on its word */
+
+struct table_builder {
+    struct env *env;
+    struct env_file *file;
+    char *path;
+    uint64_t number;
+    size_t block_bytes;
+    int error; /* the first one */
+
+    uint8_t *out;        /* write buffer, TABLE_WRITE_BYTES */
+    size_t out_len;      /* filled */
+    uint64_t out_offset; /* where it goes in the file */
+
+    struct block_builder data;
+    struct block_builder index[TABLE_INDEX_DEPTH_MAX]; /* [0] holds the handles of data blocks */
+    unsigned depth;                                    /* levels in use, at least 1 */
+
+    uint64_t *hashes; /* of the different user keys */
+    size_t hash_count, hash_cap;
+
+    uint64_t data_blocks;
+    struct table_meta meta; /* grows along; `largest` is set at the end */
+    uint32_t last_len;
+    uint64_t last_seq;
+    uint8_t last_key[LSM_KEY_MAX];
+};
+
+/* ---- what the manifest keeps ---- */
+
+void table_meta_free(struct table_meta *m)
+{
+    free(m->smallest);
+    free(m->largest);
+    m->smallest = m->largest = NULL;
+    m->smallest_len = m->largest_len = 0;
+}
+
+static int copy_key(const void *key, uint32_t len, uint8_t **out)
+{
+    *out = malloc(len ? len : 1);
+    if (!*out)
+        return -ENOMEM;
+    if (len)
+        memcpy(*out, key, len);
+    return 0;
+}
+
+int table_meta_copy(const struct table_meta *from, struct table_meta *to)
+{
+    *to = *from;
+    to->smallest = to->largest = NULL;
+    int err = copy_key(from->smallest, from->smallest_len, &to->smallest);
+    if (!err)
+        err = copy_key(from->largest, from->largest_len, &to->largest);
+    if (err)
+        table_meta_free(to);
+    return err;
+}
+
+void table_path(const char *dir, uint64_t number, char *buf, size_t size)
+{
+    snprintf(buf, size, "%s/%06" PRIu64 ".sst", dir, number);
+}
+
+/* ---- creating and releasing ---- */
+
+static void release(struct table_builder *b)
+{
+    env_close(b->file);
+    block_builder_free(&b->data);
+    for (unsigned i = 0; i < TABLE_INDEX_DEPTH_MAX; i++)
+        block_builder_free(&b->index[i]);
+    table_meta_free(&b->meta);
+    free(b->hashes);
+    free(b->out);
+    free(b->path);
+    free(b);
+}
+
+static size_t clamp_block_bytes(size_t n)
+{
+    if (n == 0)
+        return BLOCK_BYTES_DEFAULT;
+    return n < BLOCK_BYTES_MIN ? BLOCK_BYTES_MIN : n > BLOCK_BYTES_MAX ? BLOCK_BYTES_MAX : n;
+}
+
+static int allocate(struct table_builder *b, const struct table_builder_options *options)
+{
+    char path[TABLE_PATH_MAX];
+    if (strlen(options->dir) + 32 > sizeof(path))
+        return -ENAMETOOLONG;
+    table_path(options->dir, b->number, path, sizeof(path));
+    b->path = strdup(path);
+    b->out = malloc(TABLE_WRITE_BYTES);
+    uint64_t ahead = options->expected_entries;
+    b->hash_cap = ahead == 0 ? 1024 : ahead > HASHES_AHEAD_MAX ? HASHES_AHEAD_MAX : (size_t)ahead;
+    b->hashes = malloc(b->hash_cap * sizeof(*b->hashes));
+    return b->path && b->out && b->hashes ? 0 : -ENOMEM;
+}
+
+int table_builder_new(const struct table_builder_options *options, uint64_t number,
+                      struct table_builder **out)
+{
+    struct table_builder *b = calloc(1, sizeof(*b));
+    if (!b)
+        return -ENOMEM;
+    b->env = options->env;
+    b->number = number;
+    b->block_bytes = clamp_block_bytes(options->block_bytes);
+    b->depth = 1;
+    block_builder_init(&b->data, BLOCK_RESTART_DATA);
+    for (unsigned i = 0; i < TABLE_INDEX_DEPTH_MAX; i++)
+        block_builder_init(&b->index[i], BLOCK_RESTART_INDEX);
+    int err = allocate(b, options);
+    if (!err)
+        err = env_open(b->env, b->path, ENV_WRITE | ENV_CREATE | ENV_TRUNC, &b->file);
+    if (err) {
+        release(b);
+        return err;
+    }
+    *out = b;
+    return 0;
+}
+
+void table_builder_abort(struct table_builder *b)
+{
+    if (!b)
+        return;
+    env_close(b->file);
+    b->file = NULL;
+    /* If that fails, the manifest still does not name the file: opening the store deletes it. */
+    (void)env_unlink(b->env, b->path);
+    release(b);
+}
+
+/* ---- bytes into the file ---- */
+
+static uint64_t position(const struct table_builder *b) { return b->out_offset + b->out_len; }
+
+static int flush_out(struct table_builder *b)
+{
+    if (b->out_len == 0)
+        return 0;
+    int err = env_pwrite(b->file, b->out, b->out_len, b->out_offset);
+    if (err)
+        return err;
+    b->out_offset += b->out_len;
+    b->out_len = 0;
+    return 0;
+}
+
+static int append(struct table_builder *b, const void *data, size_t len)
+{
+    const uint8_t *p = data;
+    while (len > 0) {
+        size_t n = TABLE_WRITE_BYTES - b->out_len;
+        if (n > len)
+            n = len;
+        memcpy(b->out + b->out_len, p, n);
+        b->out_len += n;
+        p += n;
+        len -= n;
+        if (b->out_len == TABLE_WRITE_BYTES) {
+            int err = flush_out(b);
+            if (err)
+                return err;
+        }
+    }
+    return 0;
+}
+
+/* Appends a block; data has room for the trailer behind its len bytes. */
+static int append_block(struct table_builder *b, uint8_t *data, size_t len, struct block_handle *out)
+{
+    if (len > TABLE_BLOCK_MAX)
+        return -EFBIG;
+    *out = (struct block_handle){position(b), len};
+    struct table_trailer trailer = {.compression = TABLE_COMPRESSION_NONE};
+    put_le32(trailer.raw_len, (uint32_t)len);
+    memcpy(data + len, &trailer, TABLE_TRAILER_BYTES);
+    put_le64(trailer.checksum, table_block_checksum(b->number, out->offset, data, len));
+    memcpy(data + len, &trailer, TABLE_TRAILER_BYTES);
+    return append(b, data, len + TABLE_TRAILER_BYTES);
+}
+
+static int finish_block(struct table_builder *b, struct block_builder *block, struct block_handle *out)
+{
+    int err = block_builder_finish(block);
+    if (!err)
+        err = append_block(b, block->buf, block->len, out);
+    return err;
+}
+
+/* ---- index ---- */
+
+static int index_add(struct table_builder *b, unsigned level, const struct ikey *key,
+                     struct block_handle child);
+
+/* Writes an index block and tells the level above. */
+static int index_cut(struct table_builder *b, unsigned level)
+{
+    struct block_builder *block = &b->index[level];
+    struct block_handle handle;
+    int err = finish_block(b, block, &handle);
+    if (err)
+        return err;
+    struct ikey last = {block->last_key, block->last_len, ENTRY_PUT, block->last_seq};
+    err = index_add(b, level + 1, &last, handle);
+    block_builder_reset(block);
+    return err;
+}
+
+/* Recursion ends at TABLE_INDEX_DEPTH_MAX. */
+static int index_add(struct table_builder *b, unsigned level, const struct ikey *key,
+                     struct block_handle child)
+{
+    if (level == TABLE_INDEX_DEPTH_MAX)
+        return -EFBIG;
+    if (level + 1 > b->depth)
+        b->depth = level + 1;
+    uint8_t value[2 * VARINT_MAX];
+    uint8_t *end = put_varint(put_varint(value, child.offset), child.length);
+    struct block_builder *block = &b->index[level];
+    int err = block_builder_add(block, key, value, (size_t)(end - value));
+    if (!err && block_builder_bytes(block) >= TABLE_INDEX_BYTES)
+        err = index_cut(b, level);
+    return err;
+}
+
+/* Writes what is left of every level; the topmost is the root. */
+static int index_finish(struct table_builder *b, struct block_handle *root)
+{
+    for (unsigned level = 0; level + 1 < b->depth; level++) {
+        if (b->index[level].count > 0) {
+            int err = index_cut(b, level);
+            if (err)
+                return err;
+        }
+    }
+    assert(b->index[b->depth - 1].count > 0); /* a level that was cut has made the one above it */
+    return finish_block(b, &b->index[b->depth - 1], root);
+}
+
+/*
+ * A short user key that is above `last` and below `next` goes to buf; false if there is none that is
+ * shorter than last. As in LevelDB: the first byte that differs, plus one.
+ */
+static bool shorten(const struct ikey *last, const struct ikey *next, uint8_t *buf, uint32_t *len)
+{
+    uint32_t n = last->len < next->len ? last->len : next->len, i = 0;
+    while (i < n && last->key[i] == next->key[i])
+        i++;
+    if (i + 1 >= last->len || i == n || last->key[i] + 1 >= next->key[i])
+        return false;
+    memcpy(buf, last->key, i);
+    buf[i] = (uint8_t)(last->key[i] + 1);
+    *len = i + 1;
+    return true;
+}
+
+/* Writes the data block. `next` is the entry that follows, NULL at the end. */
+static int data_cut(struct table_builder *b, const struct ikey *next)
+{
+    struct block_handle handle;
+    int err = finish_block(b, &b->data, &handle);
+    if (err)
+        return err;
+    b->data_blocks++;
+    uint8_t buf[LSM_KEY_MAX];
+    struct ikey separator = {b->last_key, b->last_len, ENTRY_PUT, b->last_seq};
+    if (next && shorten(&separator, next, buf, &separator.len)) {
+        separator.key = buf;
+        separator.seq = 0;
+    }
+    block_builder_reset(&b->data);
+    return index_add(b, 0, &separator, handle);
+}
+
+/* ---- entries ---- */
+
+static int add_hash(struct table_builder *b, const struct ikey *key)
+{
+    if (b->hash_count == b->hash_cap) {
+        uint64_t *p = realloc(b->hashes, b->hash_cap * 2 * sizeof(*p));
+        if (!p)
+            return -ENOMEM;
+        b->hashes = p;
+        b->hash_cap *= 2;
+    }
+    b->hashes[b->hash_count++] = filter_hash(key->key, key->len);
+    return 0;
+}
+
+static int check_entry(const struct table_builder *b, const struct ikey *key, size_t value_len)
+{
+    if (key->len > LSM_KEY_MAX || value_len > LSM_VALUE_MAX || key->seq > SEQ_MAX || key->type > ENTRY_MERGE)
+        return -EINVAL;
+    struct ikey last = {.key = b->last_key, .len = b->last_len, .seq = b->last_seq};
+    if (b->meta.entries > 0 && ikey_compare(&last, key) >= 0)
+        return -EINVAL;
+    return 0;
+}
+
+static void count_entry(struct table_meta *m, const struct ikey *key, size_t value_len)
+{
+    if (m->entries == 0 || key->seq < m->seq_min)
+        m->seq_min = key->seq;
+    if (key->seq > m->seq_max)
+        m->seq_max = key->seq;
+    m->entries++;
+    m->deletes += key->type == ENTRY_DELETE;
+    m->merges += key->type == ENTRY_MERGE;
+    m->key_bytes += key->len;
+    m->value_bytes += value_len;
+}
+
+static int add_entry(struct table_builder *b, const struct ikey *key, const void *value, size_t value_len)
+{
+    int err = check_entry(b, key, value_len);
+    if (err)
+        return err;
+    /* Cut before, not after: an entry larger than a block gets one of its own, no small one shares it. */
+    if (b->data.count > 0 &&
+        block_builder_bytes(&b->data) + block_entry_bytes(key->len, value_len) > b->block_bytes) {
+        err = data_cut(b, key);
+        if (err)
+            return err;
+    }
+    bool first = b->meta.entries == 0;
+    if (first) {
+        err = copy_key(key->key, key->len, &b->meta.smallest);
+        if (err)
+            return err;
+        b->meta.smallest_len = key->len;
+    }
+    if (first || key_compare(b->last_key, b->last_len, key->key, key->len) != 0) {
+        err = add_hash(b, key);
+        if (err)
+            return err;
+    }
+    err = block_builder_add(&b->data, key, value, value_len);
+    if (err)
+        return err;
+    count_entry(&b->meta, key, value_len);
+    if (key->len)
+        memcpy(b->last_key, key->key, key->len);
+    b->last_len = key->len;
+    b->last_seq = key->seq;
+    return 0;
+}
+
+int table_builder_add(struct table_builder *b, const struct ikey *key, const void *value, size_t value_len)
+{
+    if (!b->error)
+        b->error = add_entry(b, key, value, value_len);
+    return b->error;
+}
+
+uint64_t table_builder_bytes(const struct table_builder *b)
+{
+    uint64_t n = position(b);
+    if (b->data.count > 0)
+        n += block_builder_bytes(&b->data);
+    return n;
+}
+
+uint64_t table_builder_entries(const struct table_builder *b) { return b->meta.entries; }
+
+/* ---- the end ---- */
+
+static int append_filter(struct table_builder *b, struct block_handle *out)
+{
+    size_t len = filter_bytes(b->hash_count);
+    if (len > TABLE_BLOCK_MAX)
+        return -EFBIG;
+    uint8_t *buf = malloc(len + TABLE_TRAILER_BYTES);
+    if (!buf)
+        return -ENOMEM;
+    filter_build(b->hashes, b->hash_count, buf);
+    int err = append_block(b, buf, len, out);
+    free(buf);
+    return err;
+}
+
+static int append_properties(struct table_builder *b, struct block_handle *out)
+{
+    const struct table_meta *m = &b->meta;
+    struct table_properties p;
+    put_le64(p.entries, m->entries);
+    put_le64(p.deletes, m->deletes);
+    put_le64(p.merges, m->merges);
+    put_le64(p.key_bytes, m->key_bytes);
+    put_le64(p.value_bytes, m->value_bytes);
+    put_le64(p.seq_min, m->seq_min);
+    put_le64(p.seq_max, m->seq_max);
+    put_le64(p.data_blocks, b->data_blocks);
+    put_le32(p.smallest_len, m->smallest_len);
+    put_le32(p.largest_len, m->largest_len);
+
+    uint8_t buf[TABLE_PROPERTIES_MAX + TABLE_TRAILER_BYTES];
+    uint8_t *end = buf;
+    memcpy(end, &p, sizeof(p));
+    end += sizeof(p);
+    memcpy(end, m->smallest, m->smallest_len);
+    end += m->smallest_len;
+    memcpy(end, m->largest, m->largest_len);
+    end += m->largest_len;
+    return append_block(b, buf, (size_t)(end - buf), out);
+}
+
+static void put_handle(struct table_disk_handle *out, struct block_handle h)
+{
+    put_le64(out->offset, h.offset);
+    put_le64(out->length, h.length);
+}
+
+static int append_footer(struct table_builder *b, struct block_handle filter, struct block_handle root,
+                         struct block_handle properties)
+{
+    uint64_t offset = position(b);
+    struct table_footer f = {0};
+    memcpy(f.magic, TABLE_MAGIC, sizeof(f.magic));
+    put_le32(f.version, TABLE_VERSION);
+    put_le32(f.index_depth, b->depth);
+    put_le64(f.number, b->number);
+    put_le64(f.file_bytes, offset + sizeof(f));
+    put_handle(&f.filter, filter);
+    put_handle(&f.root, root);
+    put_handle(&f.properties, properties);
+    put_le64(f.checksum, table_footer_checksum(&f, offset));
+    return append(b, &f, sizeof(f));
+}
+
+static int finish(struct table_builder *b)
+{
+    struct block_handle filter, root, properties;
+    if (b->meta.entries == 0)
+        return -EINVAL;
+    int err = copy_key(b->last_key, b->last_len, &b->meta.largest);
+    if (err)
+        return err;
+    b->meta.largest_len = b->last_len;
+    if ((err = data_cut(b, NULL)) || (err = index_finish(b, &root)) || (err = append_filter(b, &filter)) ||
+        (err = append_properties(b, &properties)) || (err = append_footer(b, filter, root, properties)) ||
+        (err = flush_out(b)))
+        return err;
+    return env_sync(b->file);
+}
+
+int table_builder_finish(struct table_builder *b, struct table_meta *out)
+{
+    if (!b->error)
+        b->error = finish(b);
+    if (b->error)
+        return b->error;
+    *out = b->meta;
+    out->number = b->number;
+    out->bytes = position(b);
+    memset(&b->meta, 0, sizeof(b->meta)); /* the keys have a new owner */
+    release(b);
+    return 0;
+}

@@ -1,0 +1,150 @@
+/*
+ * table_format.h - what the bytes of a table file (NNNNNN.sst) mean.
+ *
+ * All integers are little-endian; varints are those of coding.h.
+ *
+ *     blocks of data and index, filter block, properties block, footer
+ *
+ * There are no gaps: every byte belongs to a block, to a block's trailer or to the footer.
+ *
+ * Block      Contents, then a trailer of 16 bytes (struct table_trailer). The checksum is XXH3 of
+ *            the contents and the trailer's first 8 bytes, seeded with file number and offset, so
+ *            that a block from another place or another file does not pass. A "handle" is offset
+ *            and length of the contents, the trailer not counted.
+ *
+ * Data and   A sequence of entries, then an array of u32 restart offsets, then their number (u32).
+ * index      An entry is
+ *              varint  shared        bytes that its key has in common with the key before it
+ *              varint  unshared      bytes of key that follow
+ *              varint  value length
+ *              8 bytes seq << 8 | type
+ *              key suffix, value
+ *            At a restart `shared` is 0; the first restart is at 0, the others ascend. Entries
+ *            ascend strictly in internal-key order (ikey.h).
+ *
+ * Index      A tree of index_depth levels above the data blocks, all leaves at the same depth. An
+ *            entry's value is the handle of its child (two varints) and its type is ENTRY_PUT. Its
+ *            key K is not below any entry in the child, and below every entry of the next child.
+ *            Either K is the child's last entry, or its user key is a shorter one that lies
+ *            strictly between the child's last user key and the next child's first. Hence a lookup
+ *            of (key, seq) needs exactly one data block even where versions of one user key
+ *            straddle two: the first whose K >= (key, seq).
+ *
+ *            A child stands before its parent. An index block is written as soon as it has
+ *            TABLE_INDEX_BYTES, right behind its last child, so the file is the tree in postorder
+ *            and the writer holds one unfinished block per level. The root comes last.
+ *
+ * Filter     Of user keys: see filter.h.
+ *
+ * Properties struct table_properties, then the smallest and the largest user key.
+ *
+ * Footer     struct table_footer, the last 128 bytes. Its size, the place of magic and checksum and
+ *            how the checksum is made stay the same in all versions. Unknown `incompat` bits or a
+ *            newer version: the file is refused with -ENOTSUP. Unknown `compat` bits are ignored.
+ *
+ * Validity   A file named by the manifest was complete and synced before its edit; any deviation is
+ *            corruption (-EIO). A file that the manifest does not name is garbage to be deleted.
+ */
+#ifndef LSM_TABLE_FORMAT_H
+#define LSM_TABLE_FORMAT_H
+
+#include "coding.h"
+#include <assert.h>
+#include <shale/lsm.h>
+#include <stdint.h>
+#include <xxhash.h>
+
+#define TABLE_MAGIC "ShaleSST"
+#define TABLE_VERSION 1u
+#define TABLE_INCOMPAT_KNOWN 0u
+
+#define TABLE_INDEX_BYTES (64u << 10) /* an index block is closed at this size */
+/* Index blocks hold at least 60 of the longest keys: 60^5 blocks of 4 KiB are 3 TiB. */
+#define TABLE_INDEX_DEPTH_MAX 5u
+/* No block is longer: a value of 16 MiB, or the filter of 50 million keys. Bounds what a reader allocates. */
+#define TABLE_BLOCK_MAX (64u << 20)
+
+enum table_compression {
+    TABLE_COMPRESSION_NONE = 0,
+    TABLE_COMPRESSION_LZ4 = 1,  /* reserved, refused */
+    TABLE_COMPRESSION_ZSTD = 2, /* reserved, refused */
+};
+
+struct table_trailer {
+    uint8_t compression;
+    uint8_t zero[3];
+    uint8_t raw_len[4]; /* of the contents, uncompressed */
+    uint8_t checksum[8];
+};
+static_assert(sizeof(struct table_trailer) == 16, "on-disk size");
+static_assert(offsetof(struct table_trailer, checksum) == 8, "on-disk offset");
+#define TABLE_TRAILER_BYTES sizeof(struct table_trailer)
+#define TABLE_TRAILER_HASHED offsetof(struct table_trailer, checksum)
+
+struct table_disk_handle {
+    uint8_t offset[8];
+    uint8_t length[8];
+};
+
+struct table_footer {
+    uint8_t magic[8];
+    uint8_t version[4];
+    uint8_t compat[4];
+    uint8_t incompat[4];
+    uint8_t index_depth[4]; /* 1: the root's children are data blocks */
+    uint8_t number[8];      /* of the file */
+    uint8_t file_bytes[8];  /* with the footer */
+    struct table_disk_handle filter, root, properties;
+    uint8_t reserved[32];
+    uint8_t checksum[8]; /* XXH3 of what is before it, seeded with `number` and the footer's offset */
+};
+static_assert(sizeof(struct table_footer) == 128, "on-disk size");
+static_assert(offsetof(struct table_footer, filter) == 40, "on-disk offset");
+static_assert(offsetof(struct table_footer, checksum) == 120, "on-disk offset");
+#define TABLE_FOOTER_BYTES sizeof(struct table_footer)
+
+struct table_properties {
+    uint8_t entries[8];
+    uint8_t deletes[8];
+    uint8_t merges[8];
+    uint8_t key_bytes[8];
+    uint8_t value_bytes[8];
+    uint8_t seq_min[8];
+    uint8_t seq_max[8];
+    uint8_t data_blocks[8];
+    uint8_t smallest_len[4];
+    uint8_t largest_len[4];
+    /* smallest and largest user key follow */
+};
+static_assert(sizeof(struct table_properties) == 72, "on-disk size");
+#define TABLE_PROPERTIES_MAX (sizeof(struct table_properties) + 2 * LSM_KEY_MAX)
+
+/* A handle in memory. */
+struct block_handle {
+    uint64_t offset, length;
+};
+
+/* Where the next block begins. */
+static inline uint64_t handle_end(struct block_handle h) { return h.offset + h.length + TABLE_TRAILER_BYTES; }
+
+/* The finaliser of splitmix64 (Steele, Lea, Flood 2014) over a combination of both numbers. */
+static inline uint64_t table_seed(uint64_t number, uint64_t offset)
+{
+    uint64_t x = number * UINT64_C(0x9e3779b97f4a7c15) + offset;
+    x = (x ^ (x >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
+    x = (x ^ (x >> 27)) * UINT64_C(0x94d049bb133111eb);
+    return x ^ (x >> 31);
+}
+
+/* Checksum of a block of len bytes at offset; the trailer's first 8 bytes stand behind the contents. */
+static inline uint64_t table_block_checksum(uint64_t number, uint64_t offset, const uint8_t *data, size_t len)
+{
+    return XXH3_64bits_withSeed(data, len + TABLE_TRAILER_HASHED, table_seed(number, offset));
+}
+static inline uint64_t table_footer_checksum(const struct table_footer *f, uint64_t offset)
+{
+    return XXH3_64bits_withSeed(f, offsetof(struct table_footer, checksum),
+                                table_seed(get_le64(f->number), offset));
+}
+
+#endif

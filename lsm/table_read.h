@@ -1,0 +1,65 @@
+/*
+ * table_read.h - what the three parts of the table reader share: table_reader.c (blocks, opening,
+ * point lookups), table_iter.c (iterators) and table_verify.c. Private to them.
+ */
+#ifndef LSM_TABLE_READ_H
+#define LSM_TABLE_READ_H
+
+#include "block.h"
+#include "table.h"
+#include "table_format.h"
+
+#define TABLE_LEVELS_MAX (TABLE_INDEX_DEPTH_MAX + 1) /* the tree's, data included */
+
+/* What the footer says. */
+struct table_layout {
+    unsigned depth; /* index levels */
+    struct block_handle filter, root, properties;
+};
+
+struct table {
+    struct env_file *file;
+    struct cache *cache;
+    struct table_reader_stats *stats; /* or NULL */
+    struct logger log;
+    uint64_t number;
+    struct table_layout layout;
+    struct table_meta meta; /* own copy */
+    char path[];
+};
+
+/* Bytes of the file that an iterator has read ahead, not verified yet. */
+struct table_window {
+    uint8_t *buf; /* owned */
+    uint64_t offset;
+    size_t len;
+    size_t size; /* of the last refill */
+};
+
+static inline bool window_has(const struct table_window *w, struct block_handle h)
+{
+    return h.offset >= w->offset && handle_end(h) <= w->offset + w->len;
+}
+
+/* All return 0 or a negative errno; corruption has been reported when they return -EIO. */
+
+/* Footer and properties, read and checked against the manifest's word. */
+int table_read_footer(const struct table *t, struct table_layout *out);
+int table_read_properties(const struct table *t, const struct table_layout *layout, uint64_t *data_blocks);
+
+/* A verified block in memory of its own (release with free); from the window, if it lies in there. */
+int table_read_block(const struct table *t, struct block_handle h, const struct table_window *w,
+                     uint8_t **out);
+/* The same into the cache, which did not have it; referenced. */
+int table_load_block(const struct table *t, struct block_handle h, const struct table_window *w, bool keep,
+                     struct cache_block **out);
+/* From the cache or the file; -EAGAIN with LSM_NOWAIT if it would have to be read. */
+int table_get_block(const struct table *t, struct block_handle h, unsigned flags, bool keep,
+                    struct cache_block **out);
+/* The handle in the index entry at which `at` stands, in the block at `parent`. */
+int table_child_handle(const struct table *t, uint64_t parent, const struct block_iter *at,
+                       struct block_handle *out);
+/* Reports a block that the iterator found bad; -EIO. */
+int table_bad_block(const struct table *t, uint64_t offset);
+
+#endif

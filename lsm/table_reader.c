@@ -1,0 +1,334 @@
+/*
+ * table_reader.c - reading a table: blocks, opening, point lookups. Iterators: table_iter.c.
+ *
+ * The format stands in table_format.h. An open table holds its descriptor, the manifest's word and
+ * the footer's handles, nothing else: data, index and filter blocks come from the cache, where a
+ * block gets in only after its checksum was verified, and are referenced while in use. Memory for a
+ * block is taken only after its handle was found to lie inside the file.
+ *
+ * Every deviation is reported through logger_corrupt with file and offset and becomes -EIO. Blocks
+ * are checked once more while they are walked over (block.h), because a checksum does not protect
+ * from what a faulty writer has computed.
+ *
+ * Threads: any number may use an open table.
+ */
+#include "filter.h"
+#include "table_read.h"
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+
+#define TABLE_PATH_MAX 4096u
+#define CACHE_LINE_BYTES 64u
+
+static void count(uint64_t *counter, uint64_t n) { __atomic_fetch_add(counter, n, __ATOMIC_RELAXED); }
+
+/* ---- blocks ---- */
+
+static int check_block(const struct table *t, struct block_handle h, const uint8_t *data)
+{
+    const struct table_trailer *trailer = (const struct table_trailer *)(data + h.length);
+    if (get_le64(trailer->checksum) != table_block_checksum(t->number, h.offset, data, h.length))
+        return logger_corrupt(&t->log, t->path, h.offset,
+                              "checksum of a block of %" PRIu64 " bytes does not match", h.length);
+    if (trailer->compression != TABLE_COMPRESSION_NONE) {
+        logger_write(&t->log, LSM_LOG_ERROR,
+                     "%s: the block at %" PRIu64 " has compression %u: a newer release has written it",
+                     t->path, h.offset, trailer->compression);
+        return -ENOTSUP;
+    }
+    if (get_le32(trailer->raw_len) != h.length)
+        return logger_corrupt(&t->log, t->path, h.offset, "a block's length is not that of its handle");
+    return 0;
+}
+
+/* Reads a block with its trailer from the window, if it lies in there, or from the file. */
+static int read_bytes_at(const struct table *t, struct block_handle h, const struct table_window *w,
+                         uint8_t *out)
+{
+    size_t len = h.length + TABLE_TRAILER_BYTES;
+    if (w && window_has(w, h)) {
+        memcpy(out, w->buf + (h.offset - w->offset), len);
+        return 0;
+    }
+    ssize_t n = env_pread(t->file, out, len, h.offset);
+    if (n < 0)
+        return (int)n;
+    if ((size_t)n != len)
+        return logger_corrupt(&t->log, t->path, h.offset, "the file ends inside a block");
+    return 0;
+}
+
+/* A verified block in memory of its own; *out is malloc'ed, the trailer behind h.length bytes. */
+int table_read_block(const struct table *t, struct block_handle h, const struct table_window *w,
+                     uint8_t **out)
+{
+    /* Aligned, so that a line of the filter is a line of the processor's cache. */
+    size_t room =
+        (h.length + TABLE_TRAILER_BYTES + CACHE_LINE_BYTES - 1) / CACHE_LINE_BYTES * CACHE_LINE_BYTES;
+    uint8_t *data = aligned_alloc(CACHE_LINE_BYTES, room);
+    if (!data)
+        return -ENOMEM;
+    int err = read_bytes_at(t, h, w, data);
+    if (!err)
+        err = check_block(t, h, data);
+    if (err) {
+        free(data);
+        return err;
+    }
+    if (t->stats) {
+        count(&t->stats->blocks_read, 1);
+        count(&t->stats->block_bytes_read, h.length + TABLE_TRAILER_BYTES);
+    }
+    *out = data;
+    return 0;
+}
+
+/* Reads a block that the cache does not have, and puts it there. */
+int table_load_block(const struct table *t, struct block_handle h, const struct table_window *w, bool keep,
+                     struct cache_block **out)
+{
+    uint8_t *data;
+    int err = table_read_block(t, h, w, &data);
+    if (err)
+        return err;
+    return cache_insert(t->cache, t->number, h.offset, data, h.length, keep, out);
+}
+
+int table_get_block(const struct table *t, struct block_handle h, unsigned flags, bool keep,
+                    struct cache_block **out)
+{
+    *out = cache_lookup(t->cache, t->number, h.offset);
+    if (*out)
+        return 0;
+    return flags & LSM_NOWAIT ? -EAGAIN : table_load_block(t, h, NULL, keep, out);
+}
+
+int table_bad_block(const struct table *t, uint64_t offset)
+{
+    return logger_corrupt(&t->log, t->path, offset, "a block with a good checksum has impossible contents");
+}
+
+/* A child's handle from an index entry; children stand before their parent. */
+int table_child_handle(const struct table *t, uint64_t parent, const struct block_iter *at,
+                       struct block_handle *out)
+{
+    struct reader r = reader_of(at->value, at->value_len);
+    out->offset = read_varint(&r);
+    out->length = read_varint(&r);
+    if (r.bad || reader_left(&r) > 0 || out->length > TABLE_BLOCK_MAX || out->offset > parent ||
+        handle_end(*out) > parent)
+        return table_bad_block(t, parent);
+    return 0;
+}
+
+/* ---- opening ---- */
+
+/* A block of the footer: it must lie before `end`. */
+static int footer_handle(const struct table_disk_handle *d, uint64_t end, struct block_handle *out)
+{
+    out->offset = get_le64(d->offset);
+    out->length = get_le64(d->length);
+    if (out->length > TABLE_BLOCK_MAX || out->offset > end || handle_end(*out) > end)
+        return -EIO;
+    return 0;
+}
+
+static int check_footer(const struct table *t, const struct table_footer *f, uint64_t offset,
+                        struct table_layout *out)
+{
+    if (memcmp(f->magic, TABLE_MAGIC, sizeof(f->magic)) != 0)
+        return logger_corrupt(&t->log, t->path, offset, "this is not a table: wrong magic in the footer");
+    if (get_le64(f->checksum) != table_footer_checksum(f, offset))
+        return logger_corrupt(&t->log, t->path, offset, "the footer's checksum does not match");
+    if (get_le32(f->version) > TABLE_VERSION || (get_le32(f->incompat) & ~TABLE_INCOMPAT_KNOWN)) {
+        logger_write(&t->log, LSM_LOG_ERROR,
+                     "%s: version %u with features %#x was written by a newer release", t->path,
+                     get_le32(f->version), get_le32(f->incompat));
+        return -ENOTSUP;
+    }
+    if (get_le64(f->number) != t->number)
+        return logger_corrupt(&t->log, t->path, offset, "the file is table %" PRIu64 ", not %" PRIu64,
+                              get_le64(f->number), t->number);
+    out->depth = get_le32(f->index_depth);
+    if (get_le32(f->version) == 0 || out->depth == 0 || out->depth > TABLE_INDEX_DEPTH_MAX ||
+        get_le64(f->file_bytes) != t->meta.bytes || footer_handle(&f->properties, offset, &out->properties) ||
+        footer_handle(&f->filter, out->properties.offset, &out->filter) ||
+        footer_handle(&f->root, out->filter.offset, &out->root) ||
+        out->properties.length > TABLE_PROPERTIES_MAX)
+        return logger_corrupt(&t->log, t->path, offset, "the footer has impossible contents");
+    return 0;
+}
+
+int table_read_footer(const struct table *t, struct table_layout *out)
+{
+    uint64_t size;
+    int err = env_size(t->file, &size);
+    if (err)
+        return err;
+    if (size != t->meta.bytes || size < TABLE_FOOTER_BYTES)
+        return logger_corrupt(&t->log, t->path, size,
+                              "the file has %" PRIu64 " bytes, the manifest says %" PRIu64, size,
+                              t->meta.bytes);
+    struct table_footer f;
+    uint64_t offset = size - sizeof(f);
+    ssize_t n = env_pread(t->file, &f, sizeof(f), offset);
+    if (n < 0)
+        return (int)n;
+    if ((size_t)n != sizeof(f))
+        return logger_corrupt(&t->log, t->path, offset, "the file ends inside the footer");
+    return check_footer(t, &f, offset, out);
+}
+
+static bool properties_match(const struct table_properties *p, size_t len, const struct table_meta *m)
+{
+    if (len < sizeof(*p))
+        return false;
+    uint32_t smallest = get_le32(p->smallest_len), largest = get_le32(p->largest_len);
+    const uint8_t *keys = (const uint8_t *)(p + 1);
+    return smallest == m->smallest_len && largest == m->largest_len &&
+           len == sizeof(*p) + (uint64_t)smallest + largest && memcmp(keys, m->smallest, smallest) == 0 &&
+           memcmp(keys + smallest, m->largest, largest) == 0 && get_le64(p->entries) == m->entries &&
+           get_le64(p->deletes) == m->deletes && get_le64(p->merges) == m->merges &&
+           get_le64(p->key_bytes) == m->key_bytes && get_le64(p->value_bytes) == m->value_bytes &&
+           get_le64(p->seq_min) == m->seq_min && get_le64(p->seq_max) == m->seq_max;
+}
+
+int table_read_properties(const struct table *t, const struct table_layout *layout, uint64_t *data_blocks)
+{
+    uint8_t *data;
+    struct block_handle h = layout->properties;
+    int err = table_read_block(t, h, NULL, &data);
+    if (err)
+        return err;
+    const struct table_properties *p = (const struct table_properties *)data;
+    if (properties_match(p, h.length, &t->meta))
+        *data_blocks = get_le64(p->data_blocks);
+    else
+        err = logger_corrupt(&t->log, t->path, h.offset, "the properties are not those in the manifest");
+    free(data);
+    return err;
+}
+
+int table_open(const struct table_options *options, const struct table_meta *meta, struct table **out)
+{
+    char path[TABLE_PATH_MAX];
+    if (strlen(options->dir) + 32 > sizeof(path))
+        return -ENAMETOOLONG;
+    table_path(options->dir, meta->number, path, sizeof(path));
+    struct table *t = calloc(1, sizeof(*t) + strlen(path) + 1);
+    if (!t)
+        return -ENOMEM;
+    memcpy(t->path, path, strlen(path));
+    t->cache = options->cache;
+    t->stats = options->stats;
+    t->log = options->log;
+    t->number = meta->number;
+    uint64_t data_blocks;
+    int err = table_meta_copy(meta, &t->meta);
+    if (!err)
+        err = env_open(options->env, path, ENV_READ, &t->file);
+    if (!err)
+        err = table_read_footer(t, &t->layout);
+    if (!err)
+        err = table_read_properties(t, &t->layout, &data_blocks);
+    if (err) {
+        table_close(t);
+        return err;
+    }
+    *out = t;
+    return 0;
+}
+
+void table_close(struct table *t)
+{
+    if (!t)
+        return;
+    env_close(t->file);
+    table_meta_free(&t->meta);
+    free(t);
+}
+
+/* ---- one key ---- */
+
+/* -ENOENT: the filter knows that the key is not here. */
+static int ask_filter(const struct table *t, const void *key, size_t len, unsigned flags)
+{
+    struct cache_block *block;
+    int err = table_get_block(t, t->layout.filter, flags, true, &block);
+    if (err)
+        return err;
+    int found = filter_test(block->data, block->len, filter_hash(key, len));
+    cache_release(t->cache, block);
+    if (found < 0)
+        return table_bad_block(t, t->layout.filter.offset);
+    if (t->stats) {
+        count(&t->stats->filter_checks, 1);
+        if (!found)
+            count(&t->stats->filter_negatives, 1);
+    }
+    return found ? 0 : -ENOENT;
+}
+
+/* Puts `it` on the first entry >= target of a block that *block keeps alive. -ENOENT: there is none. */
+static int seek_block(const struct table *t, struct block_handle h, bool keep, unsigned flags,
+                      const struct ikey *target, struct block_iter *it, struct cache_block **block)
+{
+    int err = table_get_block(t, h, flags, keep, block);
+    if (err)
+        return err;
+    if (block_iter_init(it, (*block)->data, (*block)->len) == 0)
+        block_iter_seek(it, target);
+    if (it->valid)
+        return 0;
+    err = it->bad ? table_bad_block(t, h.offset) : -ENOENT;
+    cache_release(t->cache, *block);
+    *block = NULL;
+    return err;
+}
+
+int table_get(struct table *t, const void *key, size_t len, uint64_t seq, unsigned flags,
+              struct ikey *out_key, const uint8_t **value, size_t *value_len, struct cache_block **pin)
+{
+    if (len > LSM_KEY_MAX)
+        return -ENOENT;
+    int err = ask_filter(t, key, len, flags);
+    if (err)
+        return err;
+    struct ikey target = {.key = key, .len = (uint32_t)len, .seq = seq < SEQ_MAX ? seq : SEQ_MAX};
+    struct block_handle h = t->layout.root;
+    struct block_iter it;
+    struct cache_block *block;
+    for (unsigned level = 0; level < t->layout.depth; level++) {
+        err = seek_block(t, h, true, flags, &target, &it, &block);
+        if (err)
+            return err;
+        err = table_child_handle(t, h.offset, &it, &h);
+        cache_release(t->cache, block);
+        if (err)
+            return err;
+    }
+    /*
+     * The one data block whose index key is the first >= target. If all of it is below the target,
+     * the index key is no entry but lies between two user keys: the next block has none of this one.
+     */
+    err = seek_block(t, h, !(flags & LSM_NOFILL), flags, &target, &it, &block);
+    if (err)
+        return err;
+    if (key_compare(it.key.key, it.key.len, key, len) != 0) {
+        cache_release(t->cache, block);
+        return -ENOENT;
+    }
+    *out_key = it.key;
+    out_key->key = key; /* the same bytes, which live longer than the iterator's */
+    *value = it.value;
+    *value_len = it.value_len;
+    *pin = block;
+    return 0;
+}
+
+void table_release(struct table *t, struct cache_block *pin)
+{
+    if (pin)
+        cache_release(t->cache, pin);
+}

@@ -1,0 +1,192 @@
+/*
+ * version.h - which tables make up a shard, level by level; how that is recorded; what to compact.
+ *
+ * A version is immutable and reference counted. A version set (vset) owns the manifest, the current
+ * version of every shard, the file numbers and the log's bookkeeping. Every change is an edit:
+ * appended to the manifest, synced, then installed (see manifest.h for the format).
+ *
+ * Files whose last version is gone are deleted from the disk by vset_collect (never inside a
+ * reader's unref).
+ *
+ * Threads: vset_apply from any thread (serialised by the manifest lock, under which it does I/O).
+ * version_ref/unref from any thread. vset_current only while the caller excludes vset_apply for
+ * that shard, or inside vset_apply's `installed` callback: readers get versions from the shard's view.
+ */
+#ifndef LSM_VERSION_H
+#define LSM_VERSION_H
+
+#include "env.h"
+#include "ikey.h"
+#include "logger.h"
+#include "table.h"
+#include "wal.h"
+#include <shale/lsm.h>
+
+#define SHARDS_MAX 64u
+
+/* A table in some version; shared between versions. */
+struct table_file {
+    struct table_meta meta;
+    struct table *table; /* open while the file lives */
+    unsigned refs;       /* atomic */
+    unsigned shard;
+    bool compacting; /* an input of the running compaction; the shard's own thread only */
+    struct table_file *dead_next; /* link of the vset's list of files that no version names any more */
+};
+
+struct level {
+    struct table_file **files; /* L0: newest first (descending seq_max). Others: ascending, disjoint */
+    size_t count;
+    uint64_t bytes;
+};
+
+struct version {
+    unsigned refs; /* atomic */
+    unsigned shard;
+    struct vset *vset; /* which made it, and which its files return to */
+    struct level levels[LSM_LEVELS];
+};
+
+void version_ref(struct version *v);
+void version_unref(struct version *v); /* files that become unused are queued for vset_collect */
+
+/* Index of the first file in a sorted level (>= 1) whose largest key is >= key; count if none. */
+size_t level_find(const struct level *l, const void *key, size_t len);
+
+/*
+ * The newest entry of key with seq <= seq at this version; same contract as table_get. (*level,
+ * *index) is a cursor, 0 and 0 at first, left at the table that answered. To continue below a merge
+ * operand call again with that cursor and seq = out_key->seq - 1: the same table may hold an older
+ * version, too (one that a snapshot keeps). *pin_table is what to pass to table_release with *pin.
+ */
+int version_get(struct version *v, const void *key, size_t len, uint64_t seq, unsigned flags, unsigned *level,
+                size_t *index, struct ikey *out_key, const uint8_t **value, size_t *value_len,
+                struct table **pin_table, struct cache_block **pin);
+
+/*
+ * Adds to children[*count] and on an iterator for each L0 file and one for each other non-empty level,
+ * at most version_iter_max, and counts them in *count. On error none was added. The version must outlive them.
+ */
+size_t version_iter_max(const struct version *v);
+int version_iters(struct version *v, unsigned flags, struct iter **children, size_t *count);
+
+/* ---- the version set ---- */
+
+struct vset;
+
+struct vset_options {
+    struct env *env;
+    const char *dir; /* copied */
+    bool read_only;
+    struct cache *cache;
+    struct table_reader_stats *reader_stats;
+    struct logger log;
+    unsigned level_ratio;
+    size_t table_bytes;
+    size_t write_buffer_bytes;
+};
+
+/* Everything that is fixed when a store is created. */
+struct store_identity {
+    uint8_t uuid[16];
+    uint32_t shards;
+    uint64_t log_segment_bytes;
+};
+
+struct edit_file {
+    unsigned shard, level;
+    struct table_meta meta; /* for deletions only `number` counts */
+};
+
+/* One atomic change. Zero-initialise; zero fields mean "unchanged". */
+struct edit {
+    struct edit_file *add;
+    size_t add_count;
+    struct edit_file *remove;
+    size_t remove_count;
+    const struct wal_use *use; /* a segment put to use; replaces an older use of the same file */
+    bool has_log_end;          /* "the use of file log_end_number ends at log_end"; drops later uses */
+    uint64_t log_end_number;
+    lsn_t log_end;
+    lsn_t synced;               /* the log is on the medium up to here */
+    bool has_flushed;           /* records of `flushed_shard` below `flushed` are in tables */
+    unsigned flushed_shard;
+    lsn_t flushed;
+    lsn_t log_start; /* no record below is needed by any shard */
+};
+
+/* Writes a new, empty manifest. The directory exists. -EEXIST if there is one. */
+int vset_create(const struct vset_options *options, const struct store_identity *identity);
+/*
+ * Reads the manifest and opens every table. -ENOENT: there is none. -ENOTSUP: newer format.
+ * -EUCLEAN: damaged (a torn last edit is not damage: it was never acted upon). Deletes tables that no version names and
+ * leftovers of an interrupted rollover, unless read_only.
+ */
+int vset_open(const struct vset_options *options, struct vset **out);
+int vset_close(struct vset *vs); /* all versions released by others */
+
+const struct store_identity *vset_identity(const struct vset *vs);
+/* A file number that nothing was named by before: no file in the directory, nothing in the manifest, since creation. */
+uint64_t vset_new_number(struct vset *vs);
+
+/*
+ * Syncs the directory if the edit adds new tables; appends the edit, syncs and installs it.
+ * `installed`, if not NULL, runs with the new version of edit->add[0].shard (or remove[0]'s, or
+ * flushed_shard's; NULL if the edit names no shard) still under the manifest lock, to let the shard
+ * publish it in the right order. All adds and removes of one edit belong to one shard. An add whose
+ * number is also removed moves that table.
+ *
+ * On error nothing is installed. While vset_failed stays 0 (-ENOSPC, -ENOMEM, a table that can't be
+ * opened) the edit is certainly not on the medium: it may be tried again or its tables discarded.
+ * Once vset_failed is set (P6: a failed manifest sync is final) every later edit is refused, and
+ * this one may or may not be durable: its tables must stay; the next open deletes what is not named.
+ */
+int vset_apply(struct vset *vs, const struct edit *edit, void (*installed)(void *arg, struct version *v), void *arg);
+
+int vset_failed(const struct vset *vs); /* 0, or the error after which every edit is refused */
+
+struct version *vset_current(struct vset *vs, unsigned shard); /* borrowed */
+lsn_t vset_flushed(const struct vset *vs, unsigned shard);
+lsn_t vset_log_start(const struct vset *vs);
+lsn_t vset_synced(const struct vset *vs);
+/* Ascending base; uses wholly below log_start are forgotten. Borrowed, until the next vset_apply. */
+const struct wal_use *vset_uses(const struct vset *vs, size_t *count);
+
+/* Deletes the files of dead versions from disk and cache. Called by background threads. */
+void vset_collect(struct vset *vs);
+
+void vset_stats(struct vset *vs, struct lsm_stats *out); /* files, bytes, targets per level, manifest_bytes */
+
+/* ---- choosing a compaction ---- */
+
+struct compaction {
+    unsigned shard, from, to; /* levels */
+    struct version *version;  /* referenced */
+    struct table_file **inputs[2]; /* [0] of level from, [1] of level to; ascending or, of L0, newest first */
+    size_t count[2];
+    bool trivial;      /* one file, nothing overlapped: move it */
+    bool bottom;       /* nothing below `to` overlaps: tombstones may go */
+    uint64_t max_output_bytes;
+    const char *reason; /* for logs: "l0", "size", "tombstones", "manual" */
+};
+
+/*
+ * The most useful compaction of v, or false if its shape is good, if one of its files is being compacted
+ * already, or for want of memory. Marks the inputs `compacting`. With from == to (the last level) files
+ * are rewritten in place to drop tombstones. `oldest_snapshot` is the oldest seq that must stay readable,
+ * SEQ_MAX if there is no snapshot: a tombstone above it can't be dropped and is no reason to compact.
+ */
+bool compaction_pick(struct vset *vs, struct version *v, uint64_t oldest_snapshot, struct compaction *out);
+/*
+ * The next step of moving everything into the last level, for lsm_compact, which repeats it until
+ * it is false: all is there, without tombstones that could go.
+ */
+bool compaction_pick_all(struct vset *vs, struct version *v, uint64_t oldest_snapshot, struct compaction *out);
+void compaction_release(struct compaction *c); /* unmarks, unrefs */
+
+/* Score of the most urgent level, 1.0 = at target; and L0's count: for back-pressure. */
+double version_score(struct vset *vs, const struct version *v);
+/* Dynamic level targets in bytes; 0 for levels above the base level. */
+void version_targets(struct vset *vs, const struct version *v, uint64_t targets[LSM_LEVELS]);
+
+#endif

@@ -1,0 +1,161 @@
+/*
+ * view.c - publishing and reading a shard's view. See db.h for the rules.
+ *
+ * RCU protects nothing but the moment between loading the pointer and taking the reference. The
+ * pointer is stored and loaded with C atomics, so that sanitizers understand it; liburcu (the
+ * "bulletproof" flavour, which needs no registration of threads that are not ours) provides the
+ * grace period after which a replaced view loses the reference that its publication held.
+ */
+#include "db.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+
+#include <urcu/urcu-bp.h>
+
+static struct view *view_new(struct shard *s, size_t sealed_count)
+{
+    struct view *v = calloc(1, sizeof *v + sealed_count * sizeof v->sealed[0]);
+    if (!v)
+        return NULL;
+    v->refs = 1;
+    v->shard = s;
+    v->sealed_count = sealed_count;
+    return v;
+}
+
+void view_unref(struct view *v)
+{
+    unsigned before = __atomic_fetch_sub(&v->refs, 1, __ATOMIC_ACQ_REL);
+    assert(before > 0);
+    if (before > 1)
+        return;
+    if (v->active)
+        memtable_unref(v->active);
+    for (size_t i = 0; i < v->sealed_count; i++)
+        memtable_unref(v->sealed[i]);
+    if (v->version)
+        version_unref(v->version);
+    free(v);
+}
+
+struct view *view_get(struct shard *s)
+{
+    urcu_bp_read_lock();
+    struct view *v = __atomic_load_n(&s->view, __ATOMIC_ACQUIRE);
+    __atomic_fetch_add(&v->refs, 1, __ATOMIC_RELAXED);
+    urcu_bp_read_unlock();
+    return v;
+}
+
+struct view *view_get_now(struct shard *s, uint64_t *seq)
+{
+    for (;;) {
+        struct view *v = view_get(s);
+        *seq = db_frontier(s->db) - 1;
+        /* Still the current one: all that is below the frontier was inserted into what v holds. */
+        if (__atomic_load_n(&s->view, __ATOMIC_ACQUIRE) == v)
+            return v;
+        view_unref(v);
+    }
+}
+
+/* Replaces the published view, under the shard lock; returns the old one, to be retired without it. */
+static struct view *publish(struct shard *s, struct view *v)
+{
+    struct view *old = s->view;
+    __atomic_store_n(&s->view, v, __ATOMIC_RELEASE);
+    return old;
+}
+
+void view_retire(struct view *old)
+{
+    if (!old)
+        return;
+    urcu_bp_synchronize_rcu();
+    view_unref(old);
+}
+
+int view_init(struct shard *s, size_t arena_bytes, struct version *version)
+{
+    struct view *v = view_new(s, 0);
+    if (!v)
+        return -ENOMEM;
+    int err = memtable_new(arena_bytes, s->db->options.merge, s->db->options.callback_arg, &v->active);
+    if (err) {
+        view_unref(v);
+        return err;
+    }
+    version_ref(version);
+    v->version = version;
+    publish(s, v);
+    return 0;
+}
+
+void view_destroy(struct shard *s)
+{
+    if (s->view)
+        view_unref(s->view);
+    s->view = NULL;
+}
+
+int view_rotate(struct shard *s, size_t arena_bytes, struct view **retired)
+{
+    struct view *old = s->view;
+    struct view *v = view_new(s, old->sealed_count + 1);
+    if (!v)
+        return -ENOMEM;
+    int err = memtable_new(arena_bytes, s->db->options.merge, s->db->options.callback_arg, &v->active);
+    if (err) {
+        view_unref(v);
+        return err;
+    }
+    memtable_set_state(old->active, MEMTABLE_SEALED);
+    memtable_ref(old->active);
+    v->sealed[0] = old->active;
+    for (size_t i = 0; i < old->sealed_count; i++) {
+        memtable_ref(old->sealed[i]);
+        v->sealed[i + 1] = old->sealed[i];
+    }
+    version_ref(old->version);
+    v->version = old->version;
+    *retired = publish(s, v);
+    return 0;
+}
+
+/*
+ * Room for any view that may be current when it is installed: between now and then writers may
+ * seal more memtables, but never more than SEALED_MAX (a replay may have left more than that).
+ */
+struct view *view_spare(struct shard *s)
+{
+    struct view *v = view_get(s);
+    size_t count = v->sealed_count + SEALED_MAX;
+    view_unref(v);
+    return view_new(s, count);
+}
+
+void view_install(struct shard *s, struct view *spare, struct version *version, struct memtable *flushed)
+{
+    pthread_mutex_lock(&s->lock);
+    struct view *old = s->view;
+    size_t keep = old->sealed_count;
+    if (flushed) {
+        assert(keep > 0 && old->sealed[keep - 1] == flushed);
+        keep--;
+    }
+    assert(keep <= spare->sealed_count);
+    spare->sealed_count = keep;
+    for (size_t i = 0; i < keep; i++) {
+        memtable_ref(old->sealed[i]);
+        spare->sealed[i] = old->sealed[i];
+    }
+    memtable_ref(old->active);
+    spare->active = old->active;
+    version_ref(version);
+    spare->version = version;
+    publish(s, spare);
+    pthread_mutex_unlock(&s->lock);
+    view_retire(old);
+}

@@ -1,0 +1,80 @@
+/*
+ * vset_internal.h - what version.c, vset.c, vset_open.c and compaction_pick.c share of a version set.
+ */
+#ifndef LSM_VSET_INTERNAL_H
+#define LSM_VSET_INTERNAL_H
+
+#include "manifest.h"
+#include "version.h"
+
+#include <pthread.h>
+
+/* The log's bookkeeping, as edits change it. */
+struct log_state {
+    struct wal_use *uses; /* ascending base */
+    size_t count, capacity;
+    lsn_t start, synced, flushed[SHARDS_MAX]; /* atomic: read without the lock */
+};
+
+struct vset {
+    struct env *env;
+    char *dir;
+    bool read_only;
+    struct cache *cache;
+    struct table_reader_stats *reader_stats;
+    struct logger log;
+    unsigned level_ratio;
+    uint64_t table_bytes, write_buffer_bytes;
+    struct store_identity identity;
+
+    pthread_mutex_t lock; /* the manifest lock: guards everything below that is not said to be atomic */
+    struct manifest *manifest;
+    uint64_t rollover_bytes; /* the manifest is rewritten when it has grown to this */
+    uint64_t rollovers;
+    int failed;           /* atomic; 0, or the error that ended it */
+    uint64_t next_number; /* atomic */
+    struct log_state state;
+    struct version *current[SHARDS_MAX];
+    struct table_file *dead; /* atomic stack, linked by dead_next; popped only as a whole */
+};
+
+/* ---- log_state.c ---- */
+
+/* Makes room so that log_state_apply can't fail. */
+int log_state_reserve(struct log_state *s);
+void log_state_apply(struct log_state *s, const struct edit *e);
+
+/* ---- version.c ---- */
+
+/* Opens the table; the file has one reference. Copies meta. */
+int table_file_open(struct vset *vs, unsigned shard, const struct table_meta *meta, struct table_file **out);
+void table_file_unref(struct vset *vs, struct table_file *f); /* the last one puts it on the dead list */
+void table_file_free(struct table_file *f);                   /* closes the table */
+struct table_file *vset_take_dead(struct vset *vs);
+
+struct version_add {
+    struct table_file *file; /* the version takes a reference of its own */
+    unsigned level;
+};
+
+/*
+ * What `base` (NULL: nothing) becomes by removing and adding. -EINVAL if a removed table is not
+ * there or if the result would break the order of a level. A table that is removed and added moves.
+ */
+int version_build(struct vset *vs, unsigned shard, const struct version *base, const struct edit_file *remove,
+                  size_t remove_count, const struct version_add *add, size_t add_count, struct version **out);
+
+/* ---- level_iter.c ---- */
+
+/* Goes through the files of a sorted level, opening an iterator for one at a time. The level must outlive it. */
+int level_iter_new(const struct level *level, unsigned flags, struct iter **out);
+
+/* ---- vset.c ---- */
+
+/* Writes the whole state into a new manifest in the place of the old one. An error is final once *renamed. */
+int vset_rollover(struct vset *vs, bool *renamed);
+/* Everything but the manifest's contents. */
+int vset_new(const struct vset_options *options, struct vset **out);
+void vset_free(struct vset *vs); /* closes all tables and deletes nothing, not even what is dead */
+
+#endif

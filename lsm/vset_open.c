@@ -1,0 +1,305 @@
+/*
+ * vset_open.c - from a manifest to a version set: replaying edits, opening tables, cleaning up.
+ *
+ * Opened for writing, the manifest is always rewritten: what a killed process appended last may be
+ * in the page cache only, and a torn record must be gone before anything is appended or any table
+ * deleted on its word. On a full disk the old file is used on, cut and synced (manifest_open).
+ *
+ * Then the directory is cleaned: NNNNNN.sst that no version names is the output of a flush or
+ * compaction that was not installed. Logs are their owner's, names we do not know are anybody's.
+ */
+#include "vset_internal.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct file_list {
+    struct edit_file *files;
+    size_t count, capacity;
+};
+
+struct replay {
+    struct vset *vs;
+    struct file_list shards[SHARDS_MAX];
+};
+
+/* ---- replaying ---- */
+
+static int unfit(struct vset *vs, uint64_t offset, uint64_t number)
+{
+    char path[4096];
+    (void)snprintf(path, sizeof path, "%s/MANIFEST", vs->dir);
+    (void)logger_corrupt(&vs->log, path, offset, "edit of table %06" PRIu64 " does not fit what came before", number);
+    return -EUCLEAN;
+}
+
+static struct edit_file *find(struct file_list *list, uint64_t number)
+{
+    for (size_t i = 0; i < list->count; i++)
+        if (list->files[i].meta.number == number)
+            return &list->files[i];
+    return NULL;
+}
+
+static bool remove_file(struct file_list *list, const struct edit_file *f)
+{
+    struct edit_file *found = find(list, f->meta.number);
+    if (!found || found->level != f->level)
+        return false;
+    table_meta_free(&found->meta);
+    *found = list->files[--list->count];
+    return true;
+}
+
+static int add_file(struct file_list *list, const struct edit_file *f)
+{
+    if (list->count == list->capacity) {
+        size_t capacity = list->capacity ? list->capacity * 2 : 16;
+        struct edit_file *files = realloc(list->files, capacity * sizeof *files);
+        if (!files)
+            return -ENOMEM;
+        list->files = files;
+        list->capacity = capacity;
+    }
+    struct edit_file copy = {.shard = f->shard, .level = f->level};
+    int rc = table_meta_copy(&f->meta, &copy.meta);
+    if (!rc)
+        list->files[list->count++] = copy;
+    return rc;
+}
+
+static void raise_next_number(struct vset *vs, uint64_t above)
+{
+    if (above > vs->next_number)
+        vs->next_number = above;
+}
+
+static int replay_edit(void *arg, const struct decoded_edit *d, uint64_t offset)
+{
+    struct replay *r = arg;
+    struct vset *vs = r->vs;
+    const struct edit *e = &d->edit;
+    for (size_t i = 0; i < e->remove_count; i++)
+        if (!remove_file(&r->shards[e->remove[i].shard], &e->remove[i]))
+            return unfit(vs, offset, e->remove[i].meta.number);
+    for (size_t i = 0; i < e->add_count; i++) {
+        struct file_list *list = &r->shards[e->add[i].shard];
+        if (find(list, e->add[i].meta.number))
+            return unfit(vs, offset, e->add[i].meta.number);
+        int rc = add_file(list, &e->add[i]);
+        if (rc)
+            return rc;
+        raise_next_number(vs, e->add[i].meta.number + 1);
+    }
+    if (e->use)
+        raise_next_number(vs, e->use->number + 1);
+    raise_next_number(vs, d->next_number);
+    int rc = log_state_reserve(&vs->state);
+    if (!rc)
+        log_state_apply(&vs->state, e);
+    return rc;
+}
+
+static void replay_free(struct replay *r)
+{
+    for (unsigned i = 0; i < SHARDS_MAX; i++) {
+        for (size_t j = 0; j < r->shards[i].count; j++)
+            table_meta_free(&r->shards[i].files[j].meta);
+        free(r->shards[i].files);
+    }
+}
+
+/* ---- opening the tables ---- */
+
+static int open_table(struct vset *vs, const struct edit_file *f, struct version_add *out)
+{
+    out->level = f->level;
+    int rc = table_file_open(vs, f->shard, &f->meta, &out->file);
+    if (!rc)
+        return 0;
+    logger_write(&vs->log, LSM_LOG_ERROR, "%s/%06" PRIu64 ".sst: named by the manifest, but can't be opened: %s",
+                 vs->dir, f->meta.number, strerror(-rc));
+    return rc == -ENOENT || rc == -EIO ? -EUCLEAN : rc;
+}
+
+static int build_shard(struct vset *vs, unsigned shard, const struct file_list *list)
+{
+    struct version_add *add = calloc(list->count + 1, sizeof *add);
+    if (!add)
+        return -ENOMEM;
+    int rc = 0;
+    size_t opened = 0;
+    while (!rc && opened < list->count) {
+        rc = open_table(vs, &list->files[opened], &add[opened]);
+        opened += !rc;
+    }
+    if (!rc)
+        rc = version_build(vs, shard, NULL, NULL, 0, add, opened, &vs->current[shard]);
+    if (rc == -EINVAL) {
+        char path[4096];
+        (void)snprintf(path, sizeof path, "%s/MANIFEST", vs->dir);
+        (void)logger_corrupt(&vs->log, path, 0, "tables of shard %u overlap", shard);
+        rc = -EUCLEAN;
+    }
+    for (size_t i = 0; i < opened; i++)
+        table_file_unref(vs, add[i].file);
+    free(add);
+    return rc;
+}
+
+/* ---- the directory ---- */
+
+struct listing {
+    uint64_t *tables; /* numbers of all NNNNNN.sst */
+    size_t count, capacity;
+    uint64_t number_max; /* of any file of ours */
+};
+
+/* Only names that we would write ourselves: six digits or more, no other leading zeros, a known suffix. */
+static bool parse_name(const char *name, uint64_t *number, bool *is_table)
+{
+    static const char *const suffixes[] = {"sst", "log", "blob"};
+    *number = strtoull(name, NULL, 10);
+    if (name[0] < '0' || name[0] > '9' || *number == 0 || *number > FILE_NUMBER_MAX)
+        return false;
+    for (size_t i = 0; i < sizeof suffixes / sizeof suffixes[0]; i++) {
+        char canonical[40];
+        (void)snprintf(canonical, sizeof canonical, "%06" PRIu64 ".%s", *number, suffixes[i]);
+        *is_table = i == 0;
+        if (!strcmp(name, canonical))
+            return true;
+    }
+    return false;
+}
+
+static int take_name(void *arg, const char *name)
+{
+    struct listing *l = arg;
+    uint64_t number;
+    bool is_table;
+    if (!parse_name(name, &number, &is_table))
+        return 0;
+    if (number > l->number_max)
+        l->number_max = number;
+    if (!is_table)
+        return 0;
+    if (l->count == l->capacity) {
+        size_t capacity = l->capacity ? l->capacity * 2 : 64;
+        uint64_t *tables = realloc(l->tables, capacity * sizeof *tables);
+        if (!tables)
+            return -ENOMEM;
+        l->tables = tables;
+        l->capacity = capacity;
+    }
+    l->tables[l->count++] = number;
+    return 0;
+}
+
+static int compare_numbers(const void *a, const void *b)
+{
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+    return (x > y) - (x < y);
+}
+
+/* Ascending numbers of all tables in all versions. */
+static int live_tables(const struct vset *vs, uint64_t **out, size_t *count)
+{
+    size_t n = 0;
+    for (unsigned i = 0; i < vs->identity.shards; i++)
+        for (unsigned l = 0; l < LSM_LEVELS; l++)
+            n += vs->current[i]->levels[l].count;
+    uint64_t *numbers = malloc((n + 1) * sizeof *numbers);
+    if (!numbers)
+        return -ENOMEM;
+    *count = n;
+    n = 0;
+    for (unsigned i = 0; i < vs->identity.shards; i++)
+        for (unsigned l = 0; l < LSM_LEVELS; l++)
+            for (size_t j = 0; j < vs->current[i]->levels[l].count; j++)
+                numbers[n++] = vs->current[i]->levels[l].files[j]->meta.number;
+    qsort(numbers, n, sizeof *numbers, compare_numbers);
+    *out = numbers;
+    return 0;
+}
+
+/* A table that can't be deleted now costs space, nothing else: the next open tries again. */
+static int delete_orphans(struct vset *vs, const struct listing *listing)
+{
+    uint64_t *live = NULL;
+    size_t live_count = 0, path_size = strlen(vs->dir) + 32;
+    char *path = malloc(path_size);
+    int rc = path ? live_tables(vs, &live, &live_count) : -ENOMEM;
+    for (size_t i = 0; !rc && i < listing->count; i++) {
+        uint64_t number = listing->tables[i];
+        if (bsearch(&number, live, live_count, sizeof number, compare_numbers))
+            continue;
+        table_path(vs->dir, number, path, path_size);
+        int error = env_unlink(vs->env, path);
+        if (error)
+            logger_write(&vs->log, LSM_LOG_WARNING, "%s: not in use, but can't be deleted: %s", path, strerror(-error));
+        else
+            logger_write(&vs->log, LSM_LOG_DEBUG, "%s: deleted, was not in use", path);
+    }
+    free(live);
+    free(path);
+    return rc;
+}
+
+/* ---- opening ---- */
+
+static int take_for_writing(struct vset *vs, const struct manifest_options *o, const struct manifest_contents *contents)
+{
+    bool renamed;
+    int rc = vset_rollover(vs, &renamed);
+    if (rc != -ENOSPC || renamed)
+        return rc;
+    logger_write(&vs->log, LSM_LOG_WARNING, "%s/MANIFEST: no space to rewrite it; the old one stays in use", vs->dir);
+    rc = manifest_open(o, contents, &vs->manifest);
+    if (!rc) /* the next chance comes when it has doubled */
+        vs->rollover_bytes = 2 * contents->good_bytes;
+    return rc;
+}
+
+static int clean_up(struct vset *vs, const struct manifest_options *o, const struct manifest_contents *contents)
+{
+    struct listing listing = {0};
+    int rc = env_list(vs->env, vs->dir, take_name, &listing);
+    if (!rc) {
+        raise_next_number(vs, listing.number_max + 1);
+        rc = take_for_writing(vs, o, contents);
+    }
+    if (!rc)
+        rc = delete_orphans(vs, &listing);
+    if (!rc)
+        manifest_remove_new(o);
+    free(listing.tables);
+    return rc;
+}
+
+int vset_open(const struct vset_options *options, struct vset **out)
+{
+    struct vset *vs;
+    int rc = vset_new(options, &vs);
+    if (rc)
+        return rc;
+    struct replay replay = {.vs = vs};
+    struct manifest_options o = {vs->env, vs->dir, &vs->log};
+    struct manifest_contents contents;
+    rc = manifest_read(&o, vs->read_only, replay_edit, &replay, &contents);
+    if (!rc) {
+        vs->identity = contents.identity;
+        for (unsigned i = 0; !rc && i < vs->identity.shards; i++)
+            rc = build_shard(vs, i, &replay.shards[i]);
+    }
+    replay_free(&replay);
+    if (!rc && !vs->read_only)
+        rc = clean_up(vs, &o, &contents);
+    if (rc) {
+        vset_free(vs);
+        return rc;
+    }
+    *out = vs;
+    return 0;
+}
