@@ -41,11 +41,15 @@ int logger_corrupt(const struct logger *log, const char *file, uint64_t offset, 
     char what[LOGGER_LINE_MAX / 2], line[LOGGER_LINE_MAX];
     va_list args;
 
-    if (!log || !log->fn)
+    if (!log || !(log->fn || log->corrupt))
         return -EIO;
     va_start(args, format);
     vsnprintf(what, sizeof(what), format, args);
     va_end(args);
+    if (log->corrupt) {
+        log->corrupt(log->arg, file, offset, what);
+        return -EIO;
+    }
     snprintf(line, sizeof(line), "damaged: %s (file %s, offset %" PRIu64 ")", what, file, offset);
     send_line(log, LSM_LOG_ERROR, line);
     return -EIO;

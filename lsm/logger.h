@@ -13,6 +13,8 @@
 struct logger {
     void (*fn)(void *arg, enum lsm_log_level level, const char *message);
     void *arg;
+    /* If set, gets what logger_corrupt reports instead of `fn`: for who collects damage (verify.c). */
+    void (*corrupt)(void *arg, const char *file, uint64_t offset, const char *what);
 };
 
 __attribute__((format(printf, 3, 4))) void logger_write(const struct logger *log, enum lsm_log_level level,

@@ -248,7 +248,7 @@ int lsm_open(const char *path, const struct lsm_options *options, struct lsm **o
         db->options = *options;
     pthread_mutex_init(&db->snapshot_lock, NULL);
     db->snapshots.next = db->snapshots.prev = &db->snapshots;
-    db->log = (struct logger){db->options.log, db->options.log_arg};
+    db->log = (struct logger){.fn = db->options.log, .arg = db->options.log_arg};
     db->read_only = db->options.flags & LSM_RDONLY;
     db->path = strdup(path);
     int err = db->path ? fill_options(&db->options) : -ENOMEM;

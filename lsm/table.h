@@ -71,6 +71,15 @@ int table_open(const struct table_options *options, const struct table_meta *met
 void table_close(struct table *t);
 
 /*
+ * A stand-in for a table that table_open refused: whatever asks it for what may lie in it, by meta's
+ * bounds, gets -EIO and a line in the log. So one bad table leaves the others readable.
+ */
+int table_open_damaged(const struct table_options *options, const struct table_meta *meta, struct table **out);
+
+/* What a table file says of itself, when there is no manifest to say it: verified footer and properties. -EIO, -ENOENT */
+int table_read_meta(const struct table_options *options, uint64_t number, struct table_meta *out);
+
+/*
  * The newest version of key with seq <= seq. -ENOENT: none here. flags: LSM_NOWAIT, LSM_NOFILL.
  * On success *pin keeps the value alive: release it with table_release.
  */

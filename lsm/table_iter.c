@@ -239,8 +239,60 @@ static const struct iter_ops table_iter_ops = {
     .free = table_iter_free,
 };
 
+/* ---- of a stand-in for a damaged table ---- */
+
+/* Fails wherever an entry of the table might come next; beyond its last key it is just at its end. */
+struct damaged_iter {
+    struct iter base;
+    struct table *table;
+};
+
+static void damaged_stop(struct iter *base)
+{
+    const struct table *t = ((struct damaged_iter *)base)->table;
+    base->valid = false;
+    base->status =
+        logger_corrupt(&t->log, t->path, 0, "the table is damaged as a whole, what may lie in it can't be read");
+}
+
+static void damaged_seek(struct iter *base, const uint8_t *key, size_t len, uint64_t seq)
+{
+    const struct table_meta *m = &((struct damaged_iter *)base)->table->meta;
+    (void)seq;
+    if (key_compare(m->largest, m->largest_len, key, len) >= 0) {
+        damaged_stop(base);
+        return;
+    }
+    base->valid = false;
+    base->status = 0;
+}
+
+static void damaged_free(struct iter *base) { free(base); }
+
+static const struct iter_ops damaged_iter_ops = {
+    .first = damaged_stop,
+    .last = damaged_stop,
+    .seek = damaged_seek,
+    .next = damaged_stop,
+    .prev = damaged_stop,
+    .free = damaged_free,
+};
+
+static int damaged_iter_new(struct table *t, struct iter **out)
+{
+    struct damaged_iter *it = calloc(1, sizeof(*it));
+    if (!it)
+        return -ENOMEM;
+    it->base.ops = &damaged_iter_ops;
+    it->table = t;
+    *out = &it->base;
+    return 0;
+}
+
 int table_iter_new(struct table *t, unsigned flags, struct iter **out)
 {
+    if (t->damaged)
+        return damaged_iter_new(t, out);
     /* Only as many cursors as the tree has levels, at over 1 KiB each. */
     size_t size = offsetof(struct table_iter, cursor) + (t->layout.depth + 1) * sizeof(struct cursor);
     struct table_iter *it = calloc(1, size);

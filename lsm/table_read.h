@@ -25,6 +25,8 @@ struct table {
     uint64_t number;
     struct table_layout layout;
     struct table_meta meta; /* own copy */
+    int damaged;            /* not 0: a stand-in of table_open_damaged, which has no file and no layout */
+    bool filter_damaged;    /* atomic: lookups do without the filter */
     char path[];
 };
 

@@ -210,12 +210,13 @@ int table_read_properties(const struct table *t, const struct table_layout *layo
     return err;
 }
 
-int table_open(const struct table_options *options, const struct table_meta *meta, struct table **out)
+/* A table without file and layout. */
+static int table_new(const struct table_options *options, uint64_t number, struct table **out)
 {
     char path[TABLE_PATH_MAX];
     if (strlen(options->dir) + 32 > sizeof(path))
         return -ENAMETOOLONG;
-    table_path(options->dir, meta->number, path, sizeof(path));
+    table_path(options->dir, number, path, sizeof(path));
     struct table *t = calloc(1, sizeof(*t) + strlen(path) + 1);
     if (!t)
         return -ENOMEM;
@@ -223,11 +224,21 @@ int table_open(const struct table_options *options, const struct table_meta *met
     t->cache = options->cache;
     t->stats = options->stats;
     t->log = options->log;
-    t->number = meta->number;
+    t->number = number;
+    *out = t;
+    return 0;
+}
+
+int table_open(const struct table_options *options, const struct table_meta *meta, struct table **out)
+{
+    struct table *t;
+    int err = table_new(options, meta->number, &t);
+    if (err)
+        return err;
     uint64_t data_blocks;
-    int err = table_meta_copy(meta, &t->meta);
+    err = table_meta_copy(meta, &t->meta);
     if (!err)
-        err = env_open(options->env, path, ENV_READ, &t->file);
+        err = env_open(options->env, t->path, ENV_READ, &t->file);
     if (!err)
         err = table_read_footer(t, &t->layout);
     if (!err)
@@ -238,6 +249,77 @@ int table_open(const struct table_options *options, const struct table_meta *met
     }
     *out = t;
     return 0;
+}
+
+int table_open_damaged(const struct table_options *options, const struct table_meta *meta, struct table **out)
+{
+    struct table *t;
+    int err = table_new(options, meta->number, &t);
+    if (err)
+        return err;
+    err = table_meta_copy(meta, &t->meta);
+    if (err) {
+        table_close(t);
+        return err;
+    }
+    t->damaged = -EIO;
+    *out = t;
+    return 0;
+}
+
+static int take_properties(struct table *t)
+{
+    uint8_t *data;
+    struct block_handle h = t->layout.properties;
+    int err = table_read_block(t, h, NULL, &data);
+    if (err)
+        return err;
+    const struct table_properties *p = (const struct table_properties *)data;
+    struct table_meta *m = &t->meta;
+    uint64_t smallest = h.length < sizeof(*p) ? 0 : get_le32(p->smallest_len);
+    uint64_t largest = h.length < sizeof(*p) ? 0 : get_le32(p->largest_len);
+    if (h.length < sizeof(*p) || smallest > LSM_KEY_MAX || largest > LSM_KEY_MAX ||
+        h.length != sizeof(*p) + smallest + largest) {
+        free(data);
+        return table_bad_block(t, h.offset);
+    }
+    m->entries = get_le64(p->entries);
+    m->deletes = get_le64(p->deletes);
+    m->merges = get_le64(p->merges);
+    m->key_bytes = get_le64(p->key_bytes);
+    m->value_bytes = get_le64(p->value_bytes);
+    m->seq_min = get_le64(p->seq_min);
+    m->seq_max = get_le64(p->seq_max);
+    struct table_meta borrowed = *m;
+    borrowed.smallest = data + sizeof(*p);
+    borrowed.largest = borrowed.smallest + smallest;
+    borrowed.smallest_len = (uint32_t)smallest;
+    borrowed.largest_len = (uint32_t)largest;
+    err = table_meta_copy(&borrowed, m);
+    free(data);
+    return err;
+}
+
+int table_read_meta(const struct table_options *options, uint64_t number, struct table_meta *out)
+{
+    struct table *t;
+    int err = table_new(options, number, &t);
+    if (err)
+        return err;
+    t->meta.number = number;
+    err = env_open(options->env, t->path, ENV_READ, &t->file);
+    if (!err)
+        err = env_size(t->file, &t->meta.bytes);
+    if (!err)
+        err = table_read_footer(t, &t->layout);
+    if (!err)
+        err = take_properties(t);
+    if (!err) {
+        *out = t->meta;
+        memset(&t->meta, 0, sizeof(t->meta)); /* the keys have a new owner */
+    }
+    table_close(t);
+    return err;
 }
 
 void table_close(struct table *t)
@@ -251,17 +333,28 @@ void table_close(struct table *t)
 
 /* ---- one key ---- */
 
+/* The filter only spares reading: without it nothing is wrong, just slower. The damage was reported. */
+static int filter_is_damaged(struct table *t)
+{
+    __atomic_store_n(&t->filter_damaged, true, __ATOMIC_RELAXED);
+    return 0;
+}
+
 /* -ENOENT: the filter knows that the key is not here. */
-static int ask_filter(const struct table *t, const void *key, size_t len, unsigned flags)
+static int ask_filter(struct table *t, const void *key, size_t len, unsigned flags)
 {
     struct cache_block *block;
+    if (__atomic_load_n(&t->filter_damaged, __ATOMIC_RELAXED))
+        return 0;
     int err = table_get_block(t, t->layout.filter, flags, true, &block);
     if (err)
-        return err;
+        return err == -EIO ? filter_is_damaged(t) : err;
     int found = filter_test(block->data, block->len, filter_hash(key, len));
     cache_release(t->cache, block);
-    if (found < 0)
-        return table_bad_block(t, t->layout.filter.offset);
+    if (found < 0) {
+        (void)table_bad_block(t, t->layout.filter.offset);
+        return filter_is_damaged(t);
+    }
     if (t->stats) {
         count(&t->stats->filter_checks, 1);
         if (!found)
@@ -292,6 +385,8 @@ int table_get(struct table *t, const void *key, size_t len, uint64_t seq, unsign
 {
     if (len > LSM_KEY_MAX)
         return -ENOENT;
+    if (t->damaged)
+        return logger_corrupt(&t->log, t->path, 0, "the table is damaged as a whole, what may lie in it can't be read");
     int err = ask_filter(t, key, len, flags);
     if (err)
         return err;

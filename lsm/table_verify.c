@@ -151,6 +151,9 @@ static int verify_totals(struct verifier *v, uint64_t data_blocks)
 
 int table_verify(struct table *t, uint64_t *bad_offset)
 {
+    *bad_offset = 0;
+    if (t->damaged)
+        return logger_corrupt(&t->log, t->path, 0, "the table could not be opened");
     struct verifier *v = calloc(1, sizeof(*v));
     if (!v)
         return -ENOMEM;

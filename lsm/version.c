@@ -18,7 +18,8 @@
 
 /* ---- tables ---- */
 
-int table_file_open(struct vset *vs, unsigned shard, const struct table_meta *meta, struct table_file **out)
+int table_file_open(struct vset *vs, unsigned shard, const struct table_meta *meta, bool damaged,
+                    struct table_file **out)
 {
     struct table_file *f = calloc(1, sizeof *f);
     if (!f)
@@ -29,7 +30,7 @@ int table_file_open(struct vset *vs, unsigned shard, const struct table_meta *me
         .env = vs->env, .dir = vs->dir, .cache = vs->cache, .stats = vs->reader_stats, .log = vs->log};
     int rc = table_meta_copy(meta, &f->meta);
     if (!rc) {
-        rc = table_open(&options, &f->meta, &f->table);
+        rc = damaged ? table_open_damaged(&options, &f->meta, &f->table) : table_open(&options, &f->meta, &f->table);
         if (rc)
             table_meta_free(&f->meta);
     }

@@ -289,7 +289,7 @@ static int open_new_tables(struct vset *vs, const struct edit *e, struct version
         if (is_move(e, e->add[i].meta.number))
             continue;
         any = true;
-        rc = table_file_open(vs, e->add[i].shard, &e->add[i].meta, &add[i].file);
+        rc = table_file_open(vs, e->add[i].shard, &e->add[i].meta, false, &add[i].file);
     }
     if (!rc && any) {
         rc = env_sync_dir(vs->env, vs->dir);

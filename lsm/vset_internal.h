@@ -46,8 +46,9 @@ void log_state_apply(struct log_state *s, const struct edit *e);
 
 /* ---- version.c ---- */
 
-/* Opens the table; the file has one reference. Copies meta. */
-int table_file_open(struct vset *vs, unsigned shard, const struct table_meta *meta, struct table_file **out);
+/* Opens the table, or with `damaged` a stand-in for it; the file has one reference. Copies meta. */
+int table_file_open(struct vset *vs, unsigned shard, const struct table_meta *meta, bool damaged,
+                    struct table_file **out);
 void table_file_unref(struct vset *vs, struct table_file *f); /* the last one puts it on the dead list */
 void table_file_free(struct table_file *f);                   /* closes the table */
 struct table_file *vset_take_dead(struct vset *vs);

@@ -113,15 +113,26 @@ static void replay_free(struct replay *r)
 
 /* ---- opening the tables ---- */
 
+/*
+ * Damage to one table must not make the others unreadable: opened for reading only, a stand-in takes
+ * its place. For writing the store is refused, since nothing should be built upon what is lost.
+ */
 static int open_table(struct vset *vs, const struct edit_file *f, struct version_add *out)
 {
+    char path[4096];
     out->level = f->level;
-    int rc = table_file_open(vs, f->shard, &f->meta, &out->file);
+    int rc = table_file_open(vs, f->shard, &f->meta, false, &out->file);
     if (!rc)
         return 0;
-    logger_write(&vs->log, LSM_LOG_ERROR, "%s/%06" PRIu64 ".sst: named by the manifest, but can't be opened: %s",
-                 vs->dir, f->meta.number, strerror(-rc));
-    return rc == -ENOENT || rc == -EIO ? -EUCLEAN : rc;
+    (void)snprintf(path, sizeof path, "%s/%06" PRIu64 ".sst", vs->dir, f->meta.number);
+    if (rc == -ENOENT)
+        (void)logger_corrupt(&vs->log, path, 0, "the manifest names this table, but the file is missing");
+    else
+        logger_write(&vs->log, LSM_LOG_ERROR, "%s: named by the manifest, but can't be opened: %s%s", path,
+                     strerror(-rc), rc == -EIO ? "; run `shale check`" : "");
+    if (rc != -ENOENT && rc != -EIO)
+        return rc;
+    return vs->read_only ? table_file_open(vs, f->shard, &f->meta, true, &out->file) : -EUCLEAN;
 }
 
 static int build_shard(struct vset *vs, unsigned shard, const struct file_list *list)

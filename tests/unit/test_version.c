@@ -54,7 +54,7 @@ static void store_init(struct store *s, size_t table_bytes)
 {
     memset(s, 0, sizeof *s);
     s->env = env_mem_new();
-    s->log = (struct logger){quiet, &messages};
+    s->log = (struct logger){.fn = quiet, .arg = &messages};
     assert_int_equal(env_mkdir(s->env, DIR), 0);
     assert_int_equal(cache_new(1 << 20, &s->cache), 0);
     s->options = (struct vset_options){.env = s->env,

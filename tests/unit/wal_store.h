@@ -326,7 +326,7 @@ static inline struct wal_options options_of(struct store *s)
         .map = s->map,
         .threads = s->threads,
         .commit_ms = s->commit_ms,
-        .log = {on_log, s},
+        .log = {.fn = on_log, .arg = s},
         .arg = s,
         .use = on_use,
         .new_number = on_number,
@@ -368,7 +368,7 @@ static inline int recover(struct store *s, bool rewrite, struct wal_recovered *o
         .start = s->start,
         .synced = s->synced,
         .rewrite = rewrite,
-        .log = {on_log, s},
+        .log = {.fn = on_log, .arg = s},
         .arg = s,
         .replay = on_replay,
     };

@@ -1,0 +1,16 @@
+/*
+ * atime.h - private: access times, updated as Linux' relatime does: when not newer than mtime or ctime,
+ * or older than a day. Failing to do so fails nothing; a read must work on a full disk.
+ *
+ * Threads: call without any lock held; it is a small change of its own.
+ */
+#ifndef FS_ATIME_H
+#define FS_ATIME_H
+
+#include "fs.h"
+
+/* After a read of an inode that had these attributes. */
+void atime_touch(struct fs *fs, const struct fs_attr *seen);
+void atime_touch_id(struct fs *fs, fs_id id);
+
+#endif

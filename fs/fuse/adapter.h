@@ -1,0 +1,38 @@
+/*
+ * adapter.h - the FUSE protocol over the filesystem of fs.h: requests in, replies out.
+ *
+ * No storage logic and no state but counters: open files and directories have no handle (fh 0), a
+ * file lives on after unlink because the kernel holds a reference until FORGET. Only files of the
+ * control directory have one.
+ *
+ * Threads: the operations from any number of threads at once.
+ */
+#ifndef FUSE_ADAPTER_H
+#define FUSE_ADAPTER_H
+
+#define FUSE_USE_VERSION 314
+#include "control.h"
+#include "fs.h"
+
+#include <fuse_lowlevel.h>
+#include <pthread.h>
+
+/* The userdata of the FUSE session. */
+struct adapter {
+    struct fs *fs;
+    struct control *control; /* NULL: no control directory; not owned */
+    unsigned max_read;       /* bytes, as given to mount(2) with max_read=; 0: not given */
+    bool tight;              /* atomic: over the inode budget, lifetimes given to the kernel are short */
+    pthread_mutex_t lock;
+    pthread_cond_t idle;
+    unsigned syncs; /* under lock: fsyncs whose reply is still to be sent */
+};
+
+extern const struct fuse_lowlevel_ops adapter_ops;
+
+void adapter_init(struct adapter *a, struct fs *fs, struct control *control);
+/* Waits until every asynchronous reply has been sent. No requests must come in any more. */
+void adapter_drain(struct adapter *a);
+void adapter_destroy(struct adapter *a);
+
+#endif

@@ -1,0 +1,263 @@
+/*
+ * adapter_io.c - see adapter.h. Contents of files, listings of directories, durability.
+ */
+#include "adapter_reply.h"
+
+#include "log.h"
+
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <stdlib.h>
+
+/* ---- a buffer for each thread --------------------------------------------------------------- */
+
+/*
+ * Replies to READ and READDIR are put together here. One buffer a thread, made at its first use and
+ * kept: a fresh megabyte from malloc() is fresh pages from the kernel each time.
+ */
+static pthread_key_t reply_key;
+static pthread_once_t reply_once = PTHREAD_ONCE_INIT;
+static int reply_key_error;
+
+static void reply_key_make(void) { reply_key_error = pthread_key_create(&reply_key, free); }
+
+static void *reply_buffer(void)
+{
+    void *buf;
+
+    pthread_once(&reply_once, reply_key_make);
+    if (reply_key_error)
+        return NULL;
+    buf = pthread_getspecific(reply_key);
+    if (buf)
+        return buf;
+    buf = malloc(FS_WRITE_MAX);
+    if (buf && pthread_setspecific(reply_key, buf) != 0) {
+        free(buf);
+        buf = NULL;
+    }
+    return buf;
+}
+
+/* ---- contents ------------------------------------------------------------------------------ */
+
+void adapter_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+    struct adapter *a = adapter_of(req);
+    struct control_file *file;
+    int rc;
+
+    open_flags(fi);
+    if (!control_owns(ino)) {
+        fuse_reply_open(req, fi);
+        return;
+    }
+    rc = a->control ? control_open(a->control, ino, fi->flags, &file) : -ENOENT;
+    if (rc < 0) {
+        reply_result(req, rc);
+        return;
+    }
+    fi->fh = (uintptr_t)file;
+    fi->keep_cache = 0;
+    fi->direct_io = 1; /* its size is not known before it is read */
+    if (fuse_reply_open(req, fi) < 0)
+        control_close(a->control, file); /* no RELEASE will come */
+}
+
+void adapter_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+    if (control_owns(ino) && fi->fh)
+        control_close(adapter_of(req)->control, (struct control_file *)(uintptr_t)fi->fh);
+    reply_result(req, 0);
+}
+
+static void read_control(fuse_req_t req, size_t size, off_t off, const struct fuse_file_info *fi)
+{
+    size_t len;
+    const char *text =
+        control_read((const struct control_file *)(uintptr_t)fi->fh, (uint64_t)off, size, &len);
+
+    fuse_reply_buf(req, text, len);
+}
+
+void adapter_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
+{
+    size_t got = 0;
+    void *buf;
+    int rc;
+
+    if (control_owns(ino)) {
+        read_control(req, size, off, fi);
+        return;
+    }
+    if (size > FS_WRITE_MAX) { /* never asked for: the connection's max_pages follow max_write */
+        reply_result(req, -EINVAL);
+        return;
+    }
+    buf = reply_buffer();
+    rc = buf ? fs_read(adapter_of(req)->fs, ino, (uint64_t)off, buf, size, &got) : -ENOMEM;
+    if (rc < 0)
+        reply_result(req, rc);
+    else
+        fuse_reply_buf(req, buf, got);
+}
+
+void adapter_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, off_t off,
+                   struct fuse_file_info *fi)
+{
+    int rc = control_owns(ino) ? -EPERM : fs_write(adapter_of(req)->fs, ino, (uint64_t)off, buf, size);
+
+    (void)fi;
+    if (rc < 0)
+        reply_result(req, rc);
+    else
+        fuse_reply_write(req, size);
+}
+
+void adapter_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t off, off_t len,
+                       struct fuse_file_info *fi)
+{
+    (void)fi;
+    reply_result(req, control_owns(ino)
+                          ? -EPERM
+                          : fs_fallocate(adapter_of(req)->fs, ino, mode, (uint64_t)off, (uint64_t)len));
+}
+
+void adapter_lseek(fuse_req_t req, fuse_ino_t ino, off_t off, int whence, struct fuse_file_info *fi)
+{
+    uint64_t found = 0;
+    int rc = control_owns(ino) ? -EINVAL : fs_seek(adapter_of(req)->fs, ino, (uint64_t)off, whence, &found);
+
+    (void)fi;
+    if (rc < 0)
+        reply_result(req, rc);
+    else
+        fuse_reply_lseek(req, (off_t)found);
+}
+
+/* ---- durability ---------------------------------------------------------------------------- */
+
+static void sync_done(void *arg, int result)
+{
+    fuse_req_t req = arg;
+    struct adapter *a = adapter_of(req); /* the request is gone once answered */
+
+    reply_result(req, result);
+    pthread_mutex_lock(&a->lock);
+    if (--a->syncs == 0)
+        pthread_cond_broadcast(&a->idle);
+    pthread_mutex_unlock(&a->lock);
+}
+
+/* One log for all: a sync of one file or directory is a sync of everything. */
+void adapter_fsync(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *fi)
+{
+    struct adapter *a = adapter_of(req);
+
+    (void)datasync;
+    (void)fi;
+    if (control_owns(ino)) {
+        reply_result(req, 0);
+        return;
+    }
+    pthread_mutex_lock(&a->lock);
+    a->syncs++;
+    pthread_mutex_unlock(&a->lock);
+    fs_sync_async(a->fs, sync_done, req);
+}
+
+/* ---- directories --------------------------------------------------------------------------- */
+
+void adapter_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
+{
+    (void)ino;
+    open_flags(fi);
+    fi->cache_readdir = 1;
+    fuse_reply_open(req, fi);
+}
+
+struct listing {
+    fuse_req_t req;
+    fs_id dir;
+    bool plus;
+    char *buf;
+    size_t size, used;
+    bool full;
+    fs_id hidden; /* an entry that the control directory covers, on which a reference was taken; or 0 */
+};
+
+static size_t add_plus(const struct listing *l, const char *name, uint64_t next, const struct fs_attr *attr)
+{
+    struct fuse_entry_param e;
+
+    entry_of(adapter_of(l->req), attr, &e);
+    if (strcmp(name, ".") == 0 || strcmp(name, "..") == 0)
+        e.ino = 0; /* no reference was taken on it */
+    return fuse_add_direntry_plus(l->req, l->buf + l->used, l->size - l->used, name, &e, (off_t)next);
+}
+
+static size_t add_plain(const struct listing *l, const char *name, uint64_t next, const struct fs_attr *attr)
+{
+    struct stat st = {.st_ino = attr->id, .st_mode = attr->mode};
+
+    return fuse_add_direntry(l->req, l->buf + l->used, l->size - l->used, name, &st, (off_t)next);
+}
+
+static bool add_entry(void *arg, const char *name, size_t len, uint64_t next, const struct fs_attr *attr)
+{
+    struct listing *l = arg;
+    char text[FS_NAME_MAX + 1];
+    size_t need;
+
+    if (control_owns_name(adapter_of(l->req)->control, l->dir, name, len)) {
+        l->hidden = attr->id;
+        return true;
+    }
+    memcpy(text, name, len);
+    text[len] = '\0';
+    need = l->plus ? add_plus(l, text, next, attr) : add_plain(l, text, next, attr);
+    if (need > l->size - l->used) {
+        l->full = true;
+        return false;
+    }
+    l->used += need;
+    return true;
+}
+
+static void list(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, bool plus)
+{
+    struct adapter *a = adapter_of(req);
+    struct listing l = {.req = req, .dir = ino, .plus = plus, .buf = reply_buffer(), .size = size};
+    int rc;
+
+    if (l.size > FS_WRITE_MAX)
+        l.size = FS_WRITE_MAX;
+    if (!l.buf)
+        rc = -ENOMEM;
+    else if (!control_owns(ino))
+        rc = fs_readdir(a->fs, ino, (uint64_t)off, plus, add_entry, &l);
+    else
+        rc = a->control ? control_readdir(a->control, ino, (uint64_t)off, add_entry, &l) : -ENOENT;
+    if (l.hidden && plus)
+        fs_forget(a->fs, l.hidden, 1);
+    if (rc == 0 && l.full && l.used == 0)
+        rc = -EINVAL; /* as getdents(2): no room for even one entry */
+    /* What was read before an error holds references that the kernel must learn of; it meets the error again
+       when it asks for the rest. */
+    if (rc < 0 && l.used == 0)
+        reply_result(req, rc);
+    else
+        fuse_reply_buf(req, l.buf, l.used);
+}
+
+void adapter_readdir(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
+{
+    (void)fi;
+    list(req, ino, size, off, false);
+}
+
+void adapter_readdirplus(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
+{
+    (void)fi;
+    list(req, ino, size, off, true);
+}

@@ -1,0 +1,27 @@
+/*
+ * place.h - whether a store and a mount point can be used together, before anything is touched.
+ *
+ * Each function tells on standard error (log_tell) what is wrong and what to do, and returns a
+ * negative errno. Looks at the system only; changes nothing.
+ */
+#ifndef FUSE_PLACE_H
+#define FUSE_PLACE_H
+
+#include <limits.h>
+#include <stdbool.h>
+
+struct place {
+    char store[PATH_MAX];      /* absolute, without symbolic links; need not exist */
+    char mountpoint[PATH_MAX]; /* likewise; is a directory */
+    bool store_existed;        /* and was not empty */
+};
+
+int place_check(const char *store, const char *mountpoint, struct place *out);
+
+/* Is there a FUSE device, and a way to mount? */
+int place_check_fuse(void);
+
+/* Where the store is mounted by a shalefs, as far as this mount namespace shows: true, and the path. */
+bool place_of_store(const char *store, char mountpoint[PATH_MAX]);
+
+#endif

@@ -1,0 +1,375 @@
+/* session.c - see session.h. */
+#include "session.h"
+
+#include "adapter.h"
+#include "log.h"
+#include "reclaim.h"
+#include "transport.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/fuse.h>
+#include <poll.h>
+#include <signal.h>
+#include <spawn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/mount.h>
+#include <sys/signalfd.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#define DRAIN_MS 500 /* after our own unmount: how long those who still use it may end what they do */
+#define DRAIN_STEP_MS 5
+
+extern char **environ;
+
+struct session {
+    const char *mountpoint;
+    struct adapter adapter;
+    struct control *control;
+    struct fuse_session *fuse;
+    struct transport *transport;
+    struct reclaim *reclaim;
+    int ended_fd; /* eventfd: the kernel has ended the connection */
+    dev_t dev;    /* of the mount, once session_check saw it */
+    bool mounted; /* by us, and not known to be gone */
+};
+
+static const int end_signals[] = {SIGTERM, SIGINT, SIGHUP};
+
+static void end_signal_set(sigset_t *set)
+{
+    sigemptyset(set);
+    for (size_t i = 0; i < sizeof(end_signals) / sizeof(end_signals[0]); i++)
+        sigaddset(set, end_signals[i]);
+}
+
+void session_block_signals(void)
+{
+    sigset_t set;
+
+    end_signal_set(&set);
+    pthread_sigmask(SIG_BLOCK, &set, NULL);
+}
+
+/* ---- mounting ------------------------------------------------------------------------------ */
+
+static int add_option(struct fuse_args *args, const char *option)
+{
+    return fuse_opt_add_arg(args, "-o") < 0 || fuse_opt_add_arg(args, option) < 0 ? -ENOMEM : 0;
+}
+
+/* The store's path may hold commas and backslashes, which separate and escape options. */
+static int add_fsname(struct fuse_args *args, const char *store)
+{
+    char *option = NULL, *list = NULL;
+    int rc = -ENOMEM;
+
+    if (asprintf(&option, "fsname=%s", store) < 0)
+        return -ENOMEM;
+    if (fuse_opt_add_opt_escaped(&list, option) == 0)
+        rc = add_option(args, list);
+    free(list);
+    free(option);
+    return rc;
+}
+
+static int build_args(const struct options *o, const char *store, struct fuse_args *args)
+{
+    int rc = fuse_opt_add_arg(args, "shalefs") < 0 ? -ENOMEM : 0;
+
+    if (rc == 0)
+        rc = add_fsname(args, store);
+    if (rc == 0)
+        rc = add_option(args, "subtype=shalefs,default_permissions");
+    if (rc == 0 && o->debug)
+        rc = add_option(args, "debug");
+    /* libfuse adds nosuid,nodev; root gets what a local filesystem would give. */
+    if (rc == 0 && geteuid() == 0 && !o->nodev)
+        rc = add_option(args, "dev");
+    if (rc == 0 && geteuid() == 0 && !o->nosuid)
+        rc = add_option(args, "suid");
+    for (unsigned i = 0; rc == 0 && i < o->mounts; i++)
+        rc = add_option(args, o->mount[i]);
+    return rc;
+}
+
+/* Sends descriptor 2 to a file in memory, so that words of fusermount3 can be part of our line. */
+static int capture_stderr(int *saved)
+{
+    int fd = memfd_create("stderr", MFD_CLOEXEC);
+
+    *saved = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, 3);
+    if (fd >= 0 && *saved >= 0)
+        dup2(fd, STDERR_FILENO);
+    return fd;
+}
+
+static void release_stderr(int fd, int saved, char *text, size_t room)
+{
+    ssize_t n = fd >= 0 ? pread(fd, text, room - 1, 0) : 0;
+
+    text[n > 0 ? n : 0] = '\0';
+    for (char *p = text; (p = strchr(p, '\n')) != NULL;)
+        *p = p[1] ? ' ' : '\0';
+    if (saved >= 0) {
+        dup2(saved, STDERR_FILENO);
+        close(saved);
+    }
+    if (fd >= 0)
+        close(fd);
+}
+
+static int mount_fuse(struct session *s)
+{
+    char said[512];
+    const char *reason;
+    int saved, fd, rc;
+
+    fd = capture_stderr(&saved);
+    rc = fuse_session_mount(s->fuse, s->mountpoint);
+    release_stderr(fd, saved, said, sizeof(said));
+    reason = log_reason();
+    if (rc < 0) {
+        log_tell("cannot mount on %s: %s; see mount.fuse3(8) for what an ordinary user may do", s->mountpoint,
+                 said[0]     ? said
+                 : reason[0] ? reason
+                             : "the system refused");
+        return -EIO;
+    }
+    if (said[0] || reason[0])
+        log_write(LSM_LOG_WARNING, "%s", said[0] ? said : reason);
+    s->mounted = true;
+    return 0;
+}
+
+static int new_fuse(struct session *s, const struct options *o, const char *store)
+{
+    struct fuse_args args = FUSE_ARGS_INIT(0, NULL);
+    const char *reason;
+    int rc = build_args(o, store, &args);
+
+    if (rc == 0) {
+        s->fuse = fuse_session_new(&args, &adapter_ops, sizeof(adapter_ops), &s->adapter);
+        rc = s->fuse ? 0 : -EINVAL;
+    }
+    reason = log_reason();
+    if (rc < 0)
+        log_tell("the mount options were refused: %s", reason[0] ? reason : strerror(-rc));
+    fuse_opt_free_args(&args);
+    return rc;
+}
+
+static void kernel_ended(void *arg)
+{
+    struct session *s = arg;
+    const uint64_t one = 1;
+
+    if (write(s->ended_fd, &one, sizeof(one)) < 0) /* cannot fail below 2^64 of them */
+        abort();
+}
+
+static int serve(struct session *s)
+{
+    struct transport_config config = {.session = s->fuse,
+                                      .max_write = FS_WRITE_MAX,
+                                      .init_flags = FUSE_PARALLEL_DIROPS,
+                                      .ended = kernel_ended,
+                                      .arg = s};
+    int rc = transport_start(&config, &s->transport);
+
+    if (rc == 0)
+        rc = reclaim_start(&s->adapter, s->fuse, &s->reclaim);
+    if (rc < 0)
+        log_tell("cannot start the threads that serve the mount: %s", strerror(-rc));
+    return rc;
+}
+
+int session_start(struct fs *fs, const struct options *options, const char *store, const char *mountpoint,
+                  struct session **out)
+{
+    struct session *s = calloc(1, sizeof(*s));
+    int rc = -ENOMEM;
+
+    if (!s) {
+        log_tell("out of memory");
+        return rc;
+    }
+    s->mountpoint = mountpoint;
+    s->ended_fd = eventfd(0, EFD_CLOEXEC);
+    if (options->control && control_new(fs, store, &s->control) < 0)
+        s->control = NULL;
+    adapter_init(&s->adapter, fs, s->control);
+    s->adapter.max_read = (unsigned)options->max_read_bytes;
+    if (s->ended_fd < 0 || (options->control && !s->control)) {
+        log_tell("out of memory or descriptors");
+        goto out;
+    }
+    log_hold(true);
+    rc = new_fuse(s, options, store);
+    if (rc == 0)
+        rc = mount_fuse(s);
+    log_hold(false);
+    if (rc == 0)
+        rc = serve(s);
+out:
+    if (rc < 0) {
+        session_stop(s);
+        return rc;
+    }
+    *out = s;
+    return 0;
+}
+
+/* ---- living -------------------------------------------------------------------------------- */
+
+struct check {
+    const char *path;
+    struct stat st;
+    int rc;
+};
+
+static void *check_main(void *arg)
+{
+    struct check *c = arg;
+
+    c->rc = stat(c->path, &c->st) < 0 ? -errno : 0;
+    if (c->rc == 0 && c->st.st_ino != FS_ID_ROOT)
+        c->rc = -ENOTCONN; /* unmounted again meanwhile */
+    return NULL;
+}
+
+int session_check(struct session *s)
+{
+    struct check c = {.path = s->mountpoint};
+    pthread_t thread;
+    int rc = -pthread_create(&thread, NULL, check_main, &c);
+
+    if (rc == 0) {
+        pthread_join(thread, NULL);
+        rc = c.rc;
+    }
+    if (rc < 0)
+        log_tell("the mount on %s does not answer: %s", s->mountpoint, strerror(-rc));
+    else
+        s->dev = c.st.st_dev;
+    return rc;
+}
+
+void session_wait(struct session *s)
+{
+    struct signalfd_siginfo info;
+    struct pollfd fds[2] = {{.fd = s->ended_fd, .events = POLLIN}, {.fd = -1, .events = POLLIN}};
+    sigset_t set;
+
+    end_signal_set(&set);
+    fds[1].fd = signalfd(-1, &set, SFD_CLOEXEC);
+    if (fds[1].fd < 0)
+        log_write(LSM_LOG_ERROR, "no descriptor for signals: %s; only unmounting ends the daemon",
+                  strerror(errno));
+    while (poll(fds, 2, -1) < 0 && errno == EINTR)
+        ;
+    if (fds[0].revents)
+        s->mounted = false;
+    else if (fds[1].revents && read(fds[1].fd, &info, sizeof(info)) == sizeof(info))
+        log_write(LSM_LOG_INFO, "signal %u: unmounting %s", info.ssi_signo, s->mountpoint);
+    if (fds[1].fd >= 0)
+        close(fds[1].fd);
+}
+
+/* ---- unmounting ---------------------------------------------------------------------------- */
+
+/* An ordinary user's way to unmount. */
+static void run_fusermount(const char *mountpoint)
+{
+    const char *argv[] = {"fusermount3", "-u", "-z", "-q", "--", mountpoint, NULL};
+    pid_t pid;
+    int status = 0, rc = posix_spawnp(&pid, argv[0], NULL, NULL, (char *const *)argv, environ);
+
+    if (rc == 0)
+        while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
+            ;
+    if (rc != 0 || status != 0)
+        log_write(LSM_LOG_WARNING, "fusermount3 could not unmount %s%s%s", mountpoint, rc ? ": " : "",
+                  rc ? strerror(rc) : "");
+}
+
+/*
+ * Detaches the mount from the tree while it is still served, so that the kernel can write back what
+ * programs changed through mappings. Busy or not, nobody can come in any more.
+ */
+static void detach(struct session *s)
+{
+    int fd = open(s->mountpoint, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    struct stat st;
+
+    if (s->dev && (fd < 0 || fstat(fd, &st) < 0 || st.st_dev != s->dev)) {
+        log_write(LSM_LOG_WARNING,
+                  "%s is covered by another mount; ours below it ends without being unmounted",
+                  s->mountpoint);
+        if (fd >= 0)
+            close(fd);
+        return;
+    }
+    if (fd >= 0) {
+        syncfs(fd); /* dirty pages of those who still use it; what fails there is told to them */
+        close(fd);
+    }
+    if (umount2(s->mountpoint, MNT_DETACH | UMOUNT_NOFOLLOW) == 0 || errno != EPERM)
+        return;
+    run_fusermount(s->mountpoint);
+}
+
+static void wait_for_end(struct session *s)
+{
+    const struct timespec step = {0, DRAIN_STEP_MS * 1000000L};
+
+    for (int ms = 0; ms < DRAIN_MS && !transport_ended(s->transport); ms += DRAIN_STEP_MS)
+        nanosleep(&step, NULL);
+}
+
+/*
+ * Closes the device, which ends the connection for whoever still uses it, by putting a pipe without
+ * a reader in its place: fuse_session_unmount takes that as "unmounted already" and only cleans
+ * up. It would unmount by path otherwise, whatever is there by now.
+ */
+static void disconnect(struct session *s)
+{
+    int ends[2], fd = fuse_session_fd(s->fuse);
+
+    if (fd >= 0 && pipe2(ends, O_CLOEXEC) == 0) {
+        close(ends[0]);
+        dup2(ends[1], fd);
+        close(ends[1]);
+    }
+    fuse_session_unmount(s->fuse);
+}
+
+void session_stop(struct session *s)
+{
+    reclaim_stop(s->reclaim);
+    if (s->mounted && s->transport)
+        detach(s);
+    if (s->transport) {
+        if (s->mounted)
+            wait_for_end(s);
+        transport_stop(s->transport);
+        adapter_drain(&s->adapter);
+        disconnect(s);
+    } else if (s->fuse && s->mounted) {
+        fuse_session_unmount(s->fuse);
+    }
+    if (s->fuse)
+        fuse_session_destroy(s->fuse);
+    adapter_destroy(&s->adapter);
+    control_free(s->control);
+    if (s->ended_fd >= 0)
+        close(s->ended_fd);
+    free(s);
+}

@@ -1,0 +1,259 @@
+/*
+ * stats_text.c - see stats_text.h.
+ *
+ * Amplification, as printed here (since the store was opened):
+ *   write   bytes written to log, tables and manifest for each byte of keys and values accepted
+ *   read    table blocks fetched from files for each key looked up
+ *   space   bytes in all tables for each byte in the deepest level that holds any: what the upper
+ *           levels hold beyond that is, in the worst case, a second version of the same keys
+ */
+#include "stats_text.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct view {
+    const char *store;
+    struct lsm_stats lsm;
+    struct fs_stats fs;
+    struct fs_space space;
+    uint64_t written_bytes; /* log, flushes, compactions, manifest */
+    uint64_t table_bytes, bottom_bytes;
+};
+
+static double ratio(uint64_t part, uint64_t whole) { return whole ? (double)part / (double)whole : 0.0; }
+
+static void sum_up(struct view *v)
+{
+    v->written_bytes = v->lsm.log_bytes + v->lsm.manifest_bytes;
+    for (unsigned i = 0; i < v->lsm.shards; i++) {
+        const struct lsm_shard_stats *s = &v->lsm.shard[i];
+        uint64_t bottom = 0;
+        v->written_bytes += s->flush_bytes + s->compact_bytes_written;
+        for (unsigned l = 0; l < LSM_LEVELS; l++) {
+            v->table_bytes += s->bytes[l];
+            if (s->bytes[l] > 0)
+                bottom = s->bytes[l];
+        }
+        v->bottom_bytes += bottom;
+    }
+}
+
+/* ---- text ---------------------------------------------------------------------------------- */
+
+/* "1.5 GiB"; up to 1023 bytes exactly. Returns `buf`. */
+static const char *human(uint64_t bytes, char buf[static 24])
+{
+    static const char *const unit[] = {"B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"};
+    double n = (double)bytes;
+    unsigned u = 0;
+
+    while (n >= 1024.0 && u < 6) {
+        n /= 1024.0;
+        u++;
+    }
+    snprintf(buf, 24, u == 0 ? "%.0f %s" : "%.1f %s", n, unit[u]);
+    return buf;
+}
+
+static void text_shard(FILE *f, unsigned index, const struct lsm_shard_stats *s)
+{
+    char a[24], b[24];
+
+    fprintf(f, "\nshard %u\n", index);
+    fprintf(f, "  memtable       %s, %" PRIu64 " sealed\n", human(s->memtable_bytes, a), s->sealed_memtables);
+    fprintf(f, "  flushes        %" PRIu64 ", %s\n", s->flushes, human(s->flush_bytes, a));
+    fprintf(f,
+            "  compactions    %" PRIu64 ", %s read, %s written, %" PRIu64 " trivial moves, %" PRIu64
+            " entries dropped\n",
+            s->compactions, human(s->compact_bytes_read, a), human(s->compact_bytes_written, b),
+            s->trivial_moves, s->entries_dropped);
+    fprintf(f, "  stalls         %" PRIu64 ", %.3f s\n", s->stalls, (double)s->stall_ns / 1e9);
+    fprintf(f, "  level   files        bytes       target\n");
+    for (unsigned l = 0; l < LSM_LEVELS; l++)
+        if (s->files[l] > 0 || s->target_bytes[l] > 0)
+            fprintf(f, "  %5u %7" PRIu64 " %12s %12s\n", l, s->files[l], human(s->bytes[l], a),
+                    s->target_bytes[l] ? human(s->target_bytes[l], b) : "-");
+}
+
+static void text_state(FILE *f, const struct lsm_stats *s)
+{
+    if (s->failed)
+        fprintf(f, "state            read-only after an error: %s\n", strerror(-s->failed));
+    else
+        fprintf(f, "state            %s\n", s->read_only ? "read-only" : "read-write");
+}
+
+static void text(FILE *f, const struct view *v)
+{
+    const struct lsm_stats *s = &v->lsm;
+    char a[24], b[24];
+
+    fprintf(f, "store            %s\n", v->store);
+    text_state(f, s);
+    fprintf(f, "shards           %u\n", s->shards);
+    fprintf(f, "disk             %s in the store, %s free of %s\n", human(s->disk_bytes, a),
+            human(v->space.free_bytes, b), human(v->space.total_bytes, (char[24]){0}));
+    fprintf(f, "writes           %" PRIu64 " batches, %s\n", s->batches, human(s->batch_bytes, a));
+    fprintf(f, "reads            %" PRIu64 " gets, %" PRIu64 " found, %" PRIu64 " blocks (%s) from files\n",
+            s->gets, s->gets_found, s->blocks_read, human(s->block_bytes_read, a));
+    fprintf(f, "amplification    write %.2f, read %.2f, space %.2f\n",
+            ratio(v->written_bytes, s->batch_bytes), ratio(s->blocks_read, s->gets),
+            ratio(v->table_bytes, v->bottom_bytes));
+    fprintf(f, "log              %" PRIu64 " segments, %s; %s appended, %" PRIu64 " syncs\n", s->log_segments,
+            human(s->log_segment_bytes, a), human(s->log_bytes, b), s->log_syncs);
+    fprintf(f, "log positions    start %" PRIu64 ", synced %" PRIu64 ", frontier %" PRIu64 "\n", s->log_start,
+            s->log_synced, s->log_frontier);
+    fprintf(f, "replayed         %s, %" PRIu64 " batches, %.3f s\n", human(s->replayed_bytes, a),
+            s->replayed_batches, (double)s->replay_ns / 1e9);
+    fprintf(f, "manifest         %s, %" PRIu64 " rollovers\n", human(s->manifest_bytes, a),
+            s->manifest_rollovers);
+    fprintf(f, "cache            %s of %s, %.1f %% of %" PRIu64 " lookups hit\n", human(s->cache_bytes, a),
+            human(s->cache_capacity_bytes, b), 100.0 * ratio(s->cache_hits, s->cache_hits + s->cache_misses),
+            s->cache_hits + s->cache_misses);
+    fprintf(f, "filters          %" PRIu64 " asked, %.1f %% ruled the table out\n", s->filter_checks,
+            100.0 * ratio(s->filter_negatives, s->filter_checks));
+    fprintf(f, "inode table      %" PRIu64 " inodes, %s of %s, %" PRIu64 " unlinked but in use\n",
+            v->fs.inodes, human(v->fs.inode_bytes, a), human(v->fs.inode_bytes_max, b), v->fs.orphans);
+    for (unsigned i = 0; i < s->shards; i++)
+        text_shard(f, i, &s->shard[i]);
+}
+
+/* ---- JSON ---------------------------------------------------------------------------------- */
+
+/* Bytes that are no UTF-8 pass through unchanged: a path is whatever the user made it. */
+static void json_string(FILE *f, const char *s)
+{
+    fputc('"', f);
+    for (; *s; s++) {
+        if (*s == '"' || *s == '\\')
+            fprintf(f, "\\%c", *s);
+        else if ((unsigned char)*s < 0x20)
+            fprintf(f, "\\u%04x", (unsigned)(unsigned char)*s);
+        else
+            fputc(*s, f);
+    }
+    fputc('"', f);
+}
+
+static void json_u64(FILE *f, const char *name, uint64_t value)
+{
+    fprintf(f, ",\"%s\":%" PRIu64, name, value);
+}
+
+static void json_shard(FILE *f, unsigned index, const struct lsm_shard_stats *s)
+{
+    fprintf(f, "%s{\"shard\":%u", index ? "," : "", index);
+    json_u64(f, "memtable_bytes", s->memtable_bytes);
+    json_u64(f, "sealed_memtables", s->sealed_memtables);
+    json_u64(f, "flushes", s->flushes);
+    json_u64(f, "flush_bytes", s->flush_bytes);
+    json_u64(f, "compactions", s->compactions);
+    json_u64(f, "compact_bytes_read", s->compact_bytes_read);
+    json_u64(f, "compact_bytes_written", s->compact_bytes_written);
+    json_u64(f, "trivial_moves", s->trivial_moves);
+    json_u64(f, "entries_dropped", s->entries_dropped);
+    json_u64(f, "stalls", s->stalls);
+    json_u64(f, "stall_ns", s->stall_ns);
+    fprintf(f, ",\"levels\":[");
+    for (unsigned l = 0; l < LSM_LEVELS; l++)
+        fprintf(f,
+                "%s{\"level\":%u,\"files\":%" PRIu64 ",\"bytes\":%" PRIu64 ",\"target_bytes\":%" PRIu64 "}",
+                l ? "," : "", l, s->files[l], s->bytes[l], s->target_bytes[l]);
+    fprintf(f, "]}");
+}
+
+static void json_engine(FILE *f, const struct lsm_stats *s)
+{
+    json_u64(f, "batches", s->batches);
+    json_u64(f, "batch_bytes", s->batch_bytes);
+    json_u64(f, "gets", s->gets);
+    json_u64(f, "gets_found", s->gets_found);
+    json_u64(f, "blocks_read", s->blocks_read);
+    json_u64(f, "block_bytes_read", s->block_bytes_read);
+    json_u64(f, "filter_checks", s->filter_checks);
+    json_u64(f, "filter_negatives", s->filter_negatives);
+    json_u64(f, "cache_hits", s->cache_hits);
+    json_u64(f, "cache_misses", s->cache_misses);
+    json_u64(f, "cache_bytes", s->cache_bytes);
+    json_u64(f, "cache_capacity_bytes", s->cache_capacity_bytes);
+    json_u64(f, "log_bytes", s->log_bytes);
+    json_u64(f, "log_syncs", s->log_syncs);
+    json_u64(f, "log_segments", s->log_segments);
+    json_u64(f, "log_segment_bytes", s->log_segment_bytes);
+    json_u64(f, "log_start", s->log_start);
+    json_u64(f, "log_synced", s->log_synced);
+    json_u64(f, "log_frontier", s->log_frontier);
+    json_u64(f, "manifest_bytes", s->manifest_bytes);
+    json_u64(f, "manifest_rollovers", s->manifest_rollovers);
+    json_u64(f, "replayed_bytes", s->replayed_bytes);
+    json_u64(f, "replayed_batches", s->replayed_batches);
+    json_u64(f, "replay_ns", s->replay_ns);
+    json_u64(f, "disk_bytes", s->disk_bytes);
+}
+
+static void json(FILE *f, const struct view *v)
+{
+    fprintf(f, "{\"store\":");
+    json_string(f, v->store);
+    fprintf(f, ",\"read_only\":%s", v->lsm.read_only ? "true" : "false");
+    fprintf(f, ",\"failed_errno\":%d", -v->lsm.failed);
+    json_u64(f, "shards", v->lsm.shards);
+    json_engine(f, &v->lsm);
+    json_u64(f, "free_bytes", v->space.free_bytes);
+    json_u64(f, "total_bytes", v->space.total_bytes);
+    json_u64(f, "table_bytes", v->table_bytes);
+    json_u64(f, "written_bytes", v->written_bytes);
+    fprintf(f, ",\"write_amplification\":%.4f", ratio(v->written_bytes, v->lsm.batch_bytes));
+    fprintf(f, ",\"read_amplification\":%.4f", ratio(v->lsm.blocks_read, v->lsm.gets));
+    fprintf(f, ",\"space_amplification\":%.4f", ratio(v->table_bytes, v->bottom_bytes));
+    json_u64(f, "inodes", v->fs.inodes);
+    json_u64(f, "inode_bytes", v->fs.inode_bytes);
+    json_u64(f, "inode_bytes_max", v->fs.inode_bytes_max);
+    json_u64(f, "orphans", v->fs.orphans);
+    fprintf(f, ",\"shard\":[");
+    for (unsigned i = 0; i < v->lsm.shards; i++)
+        json_shard(f, i, &v->lsm.shard[i]);
+    fprintf(f, "]}\n");
+}
+
+int stats_format(struct fs *fs, const char *store, enum stats_format format, char **out, size_t *len)
+{
+    struct view *v = calloc(1, sizeof(*v)); /* too large for a small stack */
+    char *buf = NULL;
+    FILE *f = NULL;
+    int rc;
+
+    if (!v)
+        return -ENOMEM;
+    v->store = store;
+    lsm_stats_get(fs_lsm(fs), &v->lsm);
+    fs_stats_get(fs, &v->fs);
+    rc = fs_statfs(fs, &v->space);
+    if (rc < 0)
+        goto out;
+    sum_up(v);
+    f = open_memstream(&buf, len);
+    if (!f) {
+        rc = -errno;
+        goto out;
+    }
+    if (format == STATS_JSON)
+        json(f, v);
+    else
+        text(f, v);
+    rc = ferror(f) ? -ENOMEM : 0;
+    if (fclose(f) != 0)
+        rc = -ENOMEM;
+    if (rc == 0) {
+        *out = buf;
+        buf = NULL;
+    }
+out:
+    free(buf);
+    free(v);
+    return rc;
+}

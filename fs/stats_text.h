@@ -1,0 +1,22 @@
+/*
+ * stats_text.h - the statistics of a store as text for a person or as JSON for a program.
+ *
+ * One formatter for the file .shale/stats of a mount and for the command `shale stats STORE`.
+ * The text may change with any release; the names in the JSON object stay.
+ *
+ * Threads: any; takes a copy of the counters, so that numbers of one call need not add up exactly.
+ */
+#ifndef FS_STATS_TEXT_H
+#define FS_STATS_TEXT_H
+
+#include "fs.h"
+
+enum stats_format { STATS_TEXT, STATS_JSON };
+
+/*
+ * Describes the open filesystem `fs`, whose store is the directory `store`. On success *out is
+ * *len bytes (with a NUL behind them, not counted) to be released with free().
+ */
+int stats_format(struct fs *fs, const char *store, enum stats_format format, char **out, size_t *len);
+
+#endif

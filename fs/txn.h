@@ -1,0 +1,35 @@
+/*
+ * txn.h - private: one change of the filesystem: a batch, its time, and what it does to directories.
+ *
+ * A directory's counters and times change by one TOUCH for each transaction, however many of its entries do.
+ */
+#ifndef FS_TXN_H
+#define FS_TXN_H
+
+#include "record.h"
+#include "store.h"
+
+#define TXN_DIRS_MAX 2u
+
+struct txn {
+    struct fs *fs;
+    struct lsm_batch *batch;
+    struct timespec now;
+    unsigned dirs;
+    struct {
+        fs_id id;
+        struct touch touch;
+    } dir[TXN_DIRS_MAX];
+};
+
+int txn_begin(struct txn *t, struct fs *fs); /* -EROFS, -ENOMEM */
+void txn_end(struct txn *t);                 /* after txn_begin, whatever it returned */
+
+/* A name was added to a directory (sign 1) or taken away (-1); `type` is what it names. */
+void txn_touch(struct txn *t, fs_id dir, int sign, size_t name_len, uint32_t type);
+/* Entries of a directory changed places: only its times change. */
+void txn_touch_times(struct txn *t, fs_id dir);
+
+int txn_commit(struct txn *t);
+
+#endif
