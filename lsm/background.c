@@ -9,12 +9,15 @@
  * Order of an install: log synced past the table's last record (asserted), table synced, and in
  * vset_apply directory synced, manifest edit synced; only then are the inputs forgotten and the log let go.
  *
- * When a step fails for want of space, or because the medium refuses, its output is removed, the
- * error is what waiting writers get, and the step is tried again a second later. Damage in an
- * input stops the shard's compactions, and nothing else.
+ * When a flush or a compaction fails for want of space, or because the medium refuses, its output is
+ * removed, its error is what those get who wait for it, and it is tried again after RETRY_NS, not
+ * sooner, however often somebody asks: on a full disk each try writes half a table. The two are kept
+ * apart: a compaction that finds no space stops no flush, and one that works may make space for it.
+ * Damage in an input stops the shard's compactions, and nothing else.
  */
 #include "compact.h"
 #include "db.h"
+#include "mutant.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -24,7 +27,45 @@
 #include <time.h>
 #include <unistd.h>
 
-#define RETRY_NS 1000000000u
+#define RETRY_NS 250000000u /* how long a writer on a full disk waits for its error, at most */
+#define WAIT_NS 1000000000u /* of one wait; a bound, should a wakeup go astray */
+
+/* ---- outcomes ---- */
+
+static void ended(struct shard *s, enum shard_work what, int error)
+{
+    pthread_mutex_lock(&s->work_lock);
+    s->outcome[what].count++;
+    s->outcome[what].error = error;
+    pthread_cond_broadcast(&s->done);
+    pthread_mutex_unlock(&s->work_lock);
+}
+
+uint64_t shard_count(struct shard *s, enum shard_work what)
+{
+    pthread_mutex_lock(&s->work_lock);
+    uint64_t count = s->outcome[what].count;
+    pthread_mutex_unlock(&s->work_lock);
+    return count;
+}
+
+/* With LSM_INLINE a try is always somebody's wish. */
+static bool is_due(const struct shard *s, const struct failure *f)
+{
+    return !f->error || db_inline(s->db) || env_mono_ns(s->db->env) >= f->retry_ns;
+}
+
+static void note(struct shard *s, struct failure *f, const char *what, int result)
+{
+    if (result >= 0) {
+        *f = (struct failure){0};
+        return;
+    }
+    if (result != f->error && db_writable(s->db) == 0)
+        logger_write(&s->db->log, LSM_LOG_WARNING, "shard %u: a %s failed, will try again: %s", s->index,
+                     what, strerror(-result));
+    *f = (struct failure){result, env_mono_ns(s->db->env) + RETRY_NS};
+}
 
 /* ---- flush ---- */
 
@@ -70,8 +111,10 @@ static int apply_edit(struct shard *s, struct edit *edit, struct memtable *flush
     int err = vset_apply(s->db->vset, edit, installed, &in);
     assert(err ? in.spare != NULL : in.spare == NULL);
     free(in.spare);
-    if (vset_failed(s->db->vset))
-        db_fail(s->db, err, "the manifest can't be written");
+    int failed =
+        vset_failed(s->db->vset); /* perhaps in another shard's edit, or after this one was installed */
+    if (failed)
+        db_fail(s->db, failed, "the manifest can't be written");
     return err;
 }
 
@@ -123,7 +166,7 @@ static int write_memtable(struct shard *s, struct memtable *m, struct compact_re
         struct compact_job job = job_for(s, input);
         job.expected_entries = memtable_count(m);
         job.snapshots = snapshots;
-        job.snapshot_count = snapshot_count;
+        job.snapshot_count = mutant("flush forgets the snapshots") ? 0 : snapshot_count;
         err = compact_run(&job, r);
     }
     iter_free(input);
@@ -136,11 +179,11 @@ static int flush_memtable(struct shard *s, struct memtable *m)
     struct lsm *db = s->db;
     lsn_t end = memtable_end_lsn(m);
     int err = wal_wait(db->wal, end);
-    if (!err)
+    if (!err && !mutant("flush goes ahead of the log"))
         err = wal_sync_to(db->wal, end);
     if (err)
         return err;
-    assert(wal_synced(db->wal) >= end);
+    assert(wal_synced(db->wal) >= end || mutant("flush goes ahead of the log"));
 
     struct compact_result r = {0};
     struct edit edit = {0};
@@ -152,7 +195,7 @@ static int flush_memtable(struct shard *s, struct memtable *m)
         edit.has_flushed = true;
         edit.flushed_shard = s->index;
         edit.flushed = end;
-        edit.log_start = oldest_unflushed(db, m);
+        edit.log_start = mutant("log start too high") ? end : oldest_unflushed(db, m);
         err = apply_edit(s, &edit, m);
     }
     if (!err) {
@@ -169,6 +212,7 @@ static int flush_memtable(struct shard *s, struct memtable *m)
 
 int shard_flush_oldest(struct shard *s)
 {
+    view_retire_waiting(s);
     struct view *v = view_get(s);
     struct memtable *m = v->sealed_count ? v->sealed[v->sealed_count - 1] : NULL;
     int result = 0;
@@ -176,6 +220,8 @@ int shard_flush_oldest(struct shard *s)
         memtable_set_state(m, MEMTABLE_FLUSHING);
         result = flush_memtable(s, m);
         memtable_set_state(m, result ? MEMTABLE_SEALED : MEMTABLE_FLUSHED);
+        note(s, &s->flush_failure, "flush", result);
+        ended(s, SHARD_FLUSHES, result);
         if (!result)
             result = 1;
     }
@@ -206,7 +252,7 @@ bool log_over_budget(const struct lsm *db)
     return frontier > start && frontier - start > db->options.log_budget_bytes;
 }
 
-/* The log is too long: the shard with the oldest unflushed record seals its memtable. */
+/* The log is too long: the shard with the oldest unflushed record seals its memtable. 1 if that is `self`. */
 static int relieve_log(struct lsm *db, struct shard *self)
 {
     struct shard *oldest = NULL;
@@ -228,14 +274,13 @@ static int relieve_log(struct lsm *db, struct shard *self)
     struct view *v = view_get(oldest);
     bool waiting = v->sealed_count > 0;
     view_unref(v);
-    if (!waiting) {
-        int err = seal_active(oldest);
-        if (err < 0)
-            return err;
-    }
-    if (oldest != self)
-        shard_kick(oldest);
-    return oldest == self;
+    int sealed = waiting ? 0 : seal_active(oldest);
+    if (sealed < 0)
+        return sealed;
+    if (oldest == self) /* a flush that failed and waits for its time is no reason to go on */
+        return sealed;
+    shard_kick(oldest);
+    return 0;
 }
 
 /* ---- compaction ---- */
@@ -245,19 +290,11 @@ static int yield_to_flush(void *arg)
     struct shard *s = arg;
     if (__atomic_load_n(&s->stop, __ATOMIC_RELAXED))
         return -ECANCELED;
-    int result = db_writable(s->db);
-    while (!result) {
-        result = shard_flush_oldest(s);
-        if (result <= 0)
+    /* One that fails is told to those who wait for it; this compaction may be what makes space. */
+    while (s->flush_failure.error == 0 || env_mono_ns(s->db->env) >= s->flush_failure.retry_ns)
+        if (shard_flush_oldest(s) <= 0)
             break;
-        result = 0;
-        pthread_mutex_lock(&s->work_lock);
-        s->finished_steps++;
-        s->error = 0;
-        pthread_cond_broadcast(&s->done);
-        pthread_mutex_unlock(&s->work_lock);
-    }
-    return result == -ENOSPC ? 0 : result; /* then this compaction may be what makes space */
+    return db_writable(s->db);
 }
 
 static int remove_inputs(struct edit *edit, const struct compaction *c)
@@ -285,21 +322,32 @@ static int move_table(struct shard *s, const struct compaction *c)
     return err;
 }
 
-static int open_inputs(const struct compaction *c, struct iter **out, uint64_t *entries)
+/*
+ * One iterator for each table of L0, and one for all tables of another level, of which it has one open at
+ * a time: an iterator of a table holds up to 256 KiB, and a compaction may have thousands of tables.
+ * `levels` belongs to the caller and outlives the iterator.
+ */
+static int open_inputs(const struct compaction *c, struct level levels[2], struct iter **out,
+                       uint64_t *entries)
 {
     size_t n = 0;
-    struct iter **children = calloc(c->count[0] + c->count[1] + 1, sizeof *children);
+    struct iter **children = calloc(c->count[0] + 2, sizeof *children);
     if (!children)
         return -ENOMEM;
     *entries = 0;
     int err = 0;
-    for (unsigned which = 0; which < 2; which++)
-        for (size_t i = 0; !err && i < c->count[which]; i++) {
+    for (unsigned which = 0; which < 2; which++) {
+        levels[which] = (struct level){.files = c->inputs[which], .count = c->count[which]};
+        for (size_t i = 0; i < c->count[which]; i++)
             *entries += c->inputs[which][i]->meta.entries;
-            err = table_iter_new(c->inputs[which][i]->table, LSM_NOFILL, &children[n]);
-            if (!err)
+        bool sorted = (which ? c->to : c->from) > 0;
+        for (size_t i = 0; !err && !sorted && i < c->count[which]; i++)
+            if (!(err = table_iter_new(c->inputs[which][i]->table, LSM_NOFILL, &children[n])))
                 n++;
-        }
+        if (!err && sorted && c->count[which] &&
+            !(err = level_iter_new(&levels[which], LSM_NOFILL, &children[n])))
+            n++;
+    }
     if (!err) {
         err = merge_iter_new(children, n, out);
     } else {
@@ -310,9 +358,11 @@ static int open_inputs(const struct compaction *c, struct iter **out, uint64_t *
     return err;
 }
 
-static int rewrite_tables(struct shard *s, const struct compaction *c)
+/* *bad_input: it failed because of what it read, and would again. */
+static int rewrite_tables(struct shard *s, const struct compaction *c, bool *bad_input)
 {
     struct lsm *db = s->db;
+    struct level levels[2];
     uint64_t *snapshots = NULL;
     size_t snapshot_count = 0;
     struct iter *input = NULL;
@@ -321,19 +371,20 @@ static int rewrite_tables(struct shard *s, const struct compaction *c)
     uint64_t entries = 0;
     int err = snapshot_list(db, &snapshots, &snapshot_count);
     if (!err)
-        err = open_inputs(c, &input, &entries);
+        err = open_inputs(c, levels, &input, &entries);
     if (!err) {
         struct compact_job job = job_for(s, input);
         job.expected_entries = entries;
         job.snapshots = snapshots;
         job.snapshot_count = snapshot_count;
-        job.bottom = c->bottom;
+        job.bottom = c->bottom || mutant("deletes dropped too early");
         job.max_output_bytes = c->max_output_bytes;
         if (c->to + 1 < LSM_LEVELS)
             job.grandparent = &c->version->levels[c->to + 1];
         job.yield = yield_to_flush;
         job.yield_arg = s;
         err = compact_run(&job, &r);
+        *bad_input = r.bad_input;
     }
     if (!err)
         err = add_outputs(&edit, &r, s->index, c->to);
@@ -355,23 +406,26 @@ static int rewrite_tables(struct shard *s, const struct compaction *c)
     return err;
 }
 
-/* 1 if a compaction was done. `all`: everything into the last level, whatever the shape. */
-static int compact_once(struct shard *s, bool all)
+/* 1 if a compaction was done. `until` > 0: everything below into the last level, whatever the shape. */
+static int compact_once(struct shard *s, lsn_t until)
 {
     struct lsm *db = s->db;
     struct compaction c = {0};
+    bool bad_input = false;
     if (s->compaction_broken)
         return 0;
     struct version *v = vset_current(db->vset, s->index);
     uint64_t oldest = snapshot_oldest(db);
-    if (!(all ? compaction_pick_all(db->vset, v, oldest, &c) : compaction_pick(db->vset, v, oldest, &c)))
+    if (!(until ? compaction_pick_all(db->vset, v, oldest, until, &c)
+                : compaction_pick(db->vset, v, oldest, &c)))
         return 0;
-    int err = c.trivial ? move_table(s, &c) : rewrite_tables(s, &c);
+    int err = c.trivial ? move_table(s, &c) : rewrite_tables(s, &c, &bad_input);
     compaction_release(&c);
-    if (err == -EIO && db_writable(db) == 0) {
+    if (err && bad_input) {
         __atomic_store_n(&s->compaction_broken, true, __ATOMIC_RELAXED);
         logger_write(&db->log, LSM_LOG_ERROR,
-                     "shard %u: an input of a compaction is damaged; the shard is not compacted any more", s->index);
+                     "shard %u: an input of a compaction is damaged; the shard is not compacted any more",
+                     s->index);
     }
     return err ? err : 1;
 }
@@ -382,11 +436,12 @@ static int compact_on_request(struct shard *s)
 {
     pthread_mutex_lock(&s->work_lock);
     uint64_t wanted = s->compact_wanted;
+    lsn_t until = s->compact_until;
     bool pending = wanted != s->compact_done;
     pthread_mutex_unlock(&s->work_lock);
     if (!pending)
         return 0;
-    int result = compact_once(s, true);
+    int result = compact_once(s, until);
     if (result == 0) {
         pthread_mutex_lock(&s->work_lock);
         s->compact_done = wanted;
@@ -396,26 +451,46 @@ static int compact_on_request(struct shard *s)
     return result;
 }
 
+static int compact(struct shard *s)
+{
+    if (!is_due(s, &s->compact_failure))
+        return 0;
+    int result = compact_on_request(s);
+    if (!result)
+        result = compact_once(s, 0);
+    note(s, &s->compact_failure, "compaction", result == -ECANCELED ? 0 : result);
+    return result;
+}
+
+static int one_step(struct shard *s)
+{
+    int result = is_due(s, &s->flush_failure) ? shard_flush_oldest(s) : 0;
+    if (!result && log_over_budget(s->db))
+        result = relieve_log(s->db, s);
+    if (result == 0 || result == -ENOSPC) {
+        int compacted = compact(s);
+        if (compacted > 0)
+            s->flush_failure = (struct failure){0}; /* there may be space now */
+        if (compacted)
+            result = compacted;
+    }
+    vset_collect(s->db->vset);
+    return result;
+}
+
 int shard_step(struct shard *s)
 {
-    struct lsm *db = s->db;
-    int result = db_writable(db);
-    if (!result)
-        result = shard_flush_oldest(s);
-    if (!result && log_over_budget(db))
-        result = relieve_log(db, s);
-    if (!result)
-        result = compact_on_request(s);
-    if (!result)
-        result = compact_once(s, false);
-    vset_collect(db->vset);
-
-    pthread_mutex_lock(&s->work_lock);
-    s->error = result < 0 ? result : 0;
-    if (result)
-        s->finished_steps++;
-    pthread_cond_broadcast(&s->done);
-    pthread_mutex_unlock(&s->work_lock);
+    view_retire_waiting(s);
+    int result = db_writable(s->db);
+    if (!result) {
+        result = one_step(s);
+    } else { /* nothing will ever be flushed or compacted again */
+        s->flush_failure = s->compact_failure = (struct failure){0};
+        ended(s, SHARD_FLUSHES, result);
+    }
+    /* If all there was to do waits for its time, nothing has ended: whoever waits goes on waiting. */
+    if (result || (!s->flush_failure.error && !s->compact_failure.error))
+        ended(s, SHARD_STEPS, result < 0 ? result : 0);
     return result;
 }
 
@@ -439,23 +514,46 @@ static void wait_on(pthread_cond_t *cond, pthread_mutex_t *lock, uint64_t ns)
     pthread_cond_timedwait(cond, lock, &t);
 }
 
-int shard_wait_progress(struct shard *s)
+static int step_inline(struct shard *s, enum shard_work what, uint64_t since)
 {
-    if (db_inline(s->db)) {
-        int result = shard_step(s);
-        if (result == 0)
-            return -ENOSPC; /* nothing left to do and still no room: can't be helped by waiting */
-        return result < 0 ? result : 0;
-    }
+    pthread_mutex_lock(&s->step_lock);
+    bool waited = shard_count(s, what) != since; /* another thread did one meanwhile */
+    int result = waited ? 1 : shard_step(s);
+    pthread_mutex_unlock(&s->step_lock);
+    if (result == 0)
+        return -ENOSPC; /* nothing left to do and still no room: can't be helped by waiting */
+    return result < 0 ? result : 0;
+}
+
+int shard_wait(struct shard *s, enum shard_work what, uint64_t since)
+{
+    if (db_inline(s->db))
+        return step_inline(s, what, since);
+    const struct outcome *o = &s->outcome[what];
     pthread_mutex_lock(&s->work_lock);
-    uint64_t before = s->finished_steps;
     s->kicked = true;
     pthread_cond_signal(&s->work);
-    if (s->finished_steps == before && !s->error)
-        wait_on(&s->done, &s->work_lock, RETRY_NS);
-    int err = s->error;
+    if (o->count == since)
+        wait_on(&s->done, &s->work_lock, WAIT_NS);
+    int err = o->count == since ? 0 : o->error;
     pthread_mutex_unlock(&s->work_lock);
     return err;
+}
+
+/* Waits for a kick, or for the time to try again what failed. Under the work lock. */
+static void wait_for_work(struct shard *s)
+{
+    uint64_t at = UINT64_MAX, now = env_mono_ns(s->db->env);
+    if (s->flush_failure.error)
+        at = s->flush_failure.retry_ns;
+    if (s->compact_failure.error && s->compact_failure.retry_ns < at)
+        at = s->compact_failure.retry_ns;
+    if (at == UINT64_MAX)
+        pthread_cond_wait(&s->work, &s->work_lock);
+    else if (at > now)
+        wait_on(&s->work, &s->work_lock, at - now);
+    else
+        s->kicked = true;
 }
 
 static void shard_main(void *arg)
@@ -464,23 +562,14 @@ static void shard_main(void *arg)
     pthread_mutex_lock(&s->work_lock);
     while (!s->stop) {
         if (!s->kicked) {
-            pthread_cond_wait(&s->work, &s->work_lock);
+            wait_for_work(s);
             continue;
         }
         s->kicked = false;
         pthread_mutex_unlock(&s->work_lock);
-        int result;
-        do
-            result = shard_step(s);
-        while (result > 0 && !__atomic_load_n(&s->stop, __ATOMIC_RELAXED));
+        while (shard_step(s) > 0 && !__atomic_load_n(&s->stop, __ATOMIC_RELAXED))
+            ;
         pthread_mutex_lock(&s->work_lock);
-        if (result < 0 && !s->stop && db_writable(s->db) == 0) {
-            if (result != -ECANCELED)
-                logger_write(&s->db->log, LSM_LOG_WARNING, "shard %u: background work failed, will try again: %s",
-                             s->index, strerror(-result));
-            wait_on(&s->work, &s->work_lock, RETRY_NS);
-            s->kicked = true;
-        }
     }
     pthread_mutex_unlock(&s->work_lock);
 }
@@ -530,12 +619,18 @@ int lsm_work(struct lsm *db)
         return 0;
     if (wal_tick(db->wal))
         return 1;
+    int error = 0;
     for (unsigned i = 0; i < db->shard_count; i++) {
-        int result = shard_step(&db->shards[i]);
-        if (result)
-            return result;
+        struct shard *s = &db->shards[i];
+        pthread_mutex_lock(&s->step_lock);
+        int result = shard_step(s);
+        pthread_mutex_unlock(&s->step_lock);
+        if (result > 0)
+            return 1;
+        if (result && !error) /* a shard that can't go on keeps no other from it */
+            error = result;
     }
-    return 0;
+    return error;
 }
 
 static bool has_unflushed(struct shard *s, lsn_t below)
@@ -547,47 +642,62 @@ static bool has_unflushed(struct shard *s, lsn_t below)
     return first && first < below;
 }
 
+static int flush_until(struct shard *s, lsn_t until)
+{
+    for (;;) {
+        uint64_t since = shard_count(s, SHARD_FLUSHES);
+        if (!has_unflushed(s, until))
+            return 0;
+        struct view *v = view_get(s);
+        bool waiting = v->sealed_count > 0;
+        view_unref(v);
+        int err = waiting ? 0 : seal_active(s);
+        if (err >= 0)
+            err = shard_wait(s, SHARD_FLUSHES, since);
+        if (!err)
+            err = db_writable(s->db);
+        if (err)
+            return err;
+    }
+}
+
 int lsm_flush(struct lsm *db)
 {
     int err = db_writable(db);
     lsn_t until = err ? 0 : db_frontier(db);
-    for (unsigned i = 0; !err && i < db->shard_count; i++) {
-        struct shard *s = &db->shards[i];
-        while (!err && has_unflushed(s, until)) {
-            struct view *v = view_get(s);
-            bool waiting = v->sealed_count > 0;
-            view_unref(v);
-            if (!waiting)
-                err = seal_active(s);
-            if (err >= 0)
-                err = shard_wait_progress(s);
-            if (!err)
-                err = db_writable(db);
-        }
-    }
+    for (unsigned i = 0; !err && i < db->shard_count; i++)
+        err = flush_until(&db->shards[i], until);
     return err;
+}
+
+/* Everything below `until` is in tables: goes to the last level. */
+static int compact_until(struct shard *s, lsn_t until)
+{
+    pthread_mutex_lock(&s->work_lock);
+    uint64_t ticket = ++s->compact_wanted;
+    if (until > s->compact_until)
+        s->compact_until = until;
+    pthread_mutex_unlock(&s->work_lock);
+    for (int err = 0;;) {
+        uint64_t since = shard_count(s, SHARD_STEPS);
+        pthread_mutex_lock(&s->work_lock);
+        bool done = s->compact_done >= ticket;
+        pthread_mutex_unlock(&s->work_lock);
+        if (done)
+            return __atomic_load_n(&s->compaction_broken, __ATOMIC_RELAXED) ? -EIO : 0;
+        if (err)
+            return err;
+        err = shard_wait(s, SHARD_STEPS, since);
+        if (!err)
+            err = db_writable(s->db);
+    }
 }
 
 int lsm_compact(struct lsm *db)
 {
+    lsn_t until = db_frontier(db);
     int err = lsm_flush(db);
-    for (unsigned i = 0; !err && i < db->shard_count; i++) {
-        struct shard *s = &db->shards[i];
-        pthread_mutex_lock(&s->work_lock);
-        uint64_t ticket = ++s->compact_wanted;
-        pthread_mutex_unlock(&s->work_lock);
-        for (bool done = false; !err && !done;) {
-            err = shard_wait_progress(s);
-            pthread_mutex_lock(&s->work_lock);
-            done = s->compact_done >= ticket;
-            pthread_mutex_unlock(&s->work_lock);
-            if (done)
-                err = 0;
-            else if (!err)
-                err = db_writable(db);
-        }
-        if (!err && s->compaction_broken)
-            err = -EIO;
-    }
+    for (unsigned i = 0; !err && i < db->shard_count; i++)
+        err = compact_until(&db->shards[i], until);
     return err;
 }

@@ -13,6 +13,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
 
 #define CHANGES_ON_STACK 32u
@@ -125,17 +126,24 @@ static int make_room(struct shard *s, const struct plan *p, struct view **retire
     return view_rotate(s, need > arena ? need : arena, retired);
 }
 
-/* Locks held: makes room in every shard of the plan. *full is the shard that must be waited for on -EAGAIN. */
-static int make_all_room(struct lsm *db, const struct plan *p, struct view *retired[], unsigned *full)
+/* A shard whose memtables are full, and how many of its flushes had ended when that was found. */
+struct full {
+    struct shard *shard; /* NULL: none */
+    uint64_t since;
+};
+
+/* Locks held: makes room in every shard of the plan. On -EAGAIN *full must be waited for. */
+static int make_all_room(struct lsm *db, const struct plan *p, struct view *retired[], struct full *full)
 {
     for (unsigned i = 0; i < db->shard_count; i++) {
         if (!(p->mask >> i & 1))
             continue;
-        int err = make_room(&db->shards[i], p, &retired[i]);
-        if (err) {
-            *full = i;
+        struct shard *s = &db->shards[i];
+        int err = make_room(s, p, &retired[i]);
+        if (err == -EAGAIN) /* counted under the lock: a flush that ends from now on has not made room yet */
+            *full = (struct full){s, shard_count(s, SHARD_FLUSHES)};
+        if (err)
             return err;
-        }
     }
     return 0;
 }
@@ -145,7 +153,7 @@ static void retire_all(struct lsm *db, struct view *retired[])
     for (unsigned i = 0; i < db->shard_count; i++) {
         if (!retired[i])
             continue;
-        view_retire(retired[i]);
+        view_retire_later(retired[i]);
         retired[i] = NULL;
         shard_kick(&db->shards[i]);
     }
@@ -160,8 +168,8 @@ void db_insert(struct lsm *db, const struct batch_change *changes, const uint8_t
     for (uint32_t i = 0; i < count; i++) {
         const struct batch_change *c = &changes[i];
         if (mask >> shard_of[i] & 1)
-            memtable_insert(db->shards[shard_of[i]].view->active, lsn + i, c->type, c->key, c->key_len, c->value,
-                            c->value_len);
+            memtable_insert(db->shards[shard_of[i]].view->active, lsn + i, c->type, c->key, c->key_len,
+                            c->value, c->value_len);
     }
 }
 
@@ -177,6 +185,7 @@ static void sleep_ns(uint64_t ns)
 static int pressure(struct shard *s, bool nowait)
 {
     for (;;) {
+        uint64_t since = shard_count(s, SHARD_STEPS);
         struct view *v = view_get(s);
         size_t l0 = v->version->levels[0].count;
         view_unref(v);
@@ -187,7 +196,7 @@ static int pressure(struct shard *s, bool nowait)
         uint64_t began = env_mono_ns(s->db->env);
         int err = 0;
         if (db_inline(s->db) || l0 >= L0_STOP)
-            err = shard_wait_progress(s);
+            err = shard_wait(s, SHARD_STEPS, since);
         else
             sleep_ns(DELAY_NS_MAX * (l0 - L0_SLOWDOWN + 1) / (L0_STOP - L0_SLOWDOWN));
         count_add(&s->stalls, 1);
@@ -206,16 +215,27 @@ static int all_pressure(struct lsm *db, uint64_t mask, bool nowait)
     return err;
 }
 
-static int wait_for_room(struct shard *s, bool nowait)
+static int wait_for_room(const struct full *full, bool nowait)
 {
+    struct shard *s = full->shard;
     shard_kick(s);
     if (nowait)
         return -EAGAIN;
     uint64_t began = env_mono_ns(s->db->env);
-    int err = shard_wait_progress(s);
+    int err = shard_wait(s, SHARD_FLUSHES, full->since);
     count_add(&s->stalls, 1);
     count_add(&s->stall_ns, env_mono_ns(s->db->env) - began);
     return err;
+}
+
+/* Room in the log. Where a full disk has none for another segment, flushing gives used ones back. */
+static int prepare_log(struct lsm *db, size_t payload_bytes, bool nowait)
+{
+    int err = wal_prepare(db->wal, payload_bytes, nowait);
+    if (err != -ENOSPC)
+        return err;
+    err = lsm_flush(db);
+    return err ? err : wal_prepare(db->wal, payload_bytes, nowait);
 }
 
 /* ---- the commit ---- */
@@ -245,21 +265,19 @@ static int commit_plan(struct lsm *db, const struct plan *p, bool nowait, lsn_t 
         if (!err)
             err = all_pressure(db, p->mask, nowait);
         if (!err)
-            err = wal_prepare(db->wal, p->batch->len, nowait);
+            err = prepare_log(db, p->batch->len, nowait);
         if (!err)
             err = lock_shards(db, p->mask, nowait);
         if (err)
             return err;
-        unsigned full = SHARDS_MAX;
+        struct full full = {0};
         err = make_all_room(db, p, retired, &full);
-        if (!err) {
-            full = SHARDS_MAX;
+        if (!err)
             err = append_and_insert(db, p, end);
-        }
         unlock_shards(db, p->mask);
         retire_all(db, retired);
-        if (err == -EAGAIN && full < SHARDS_MAX)
-            err = wait_for_room(&db->shards[full], nowait);
+        if (full.shard)
+            err = wait_for_room(&full, nowait);
         else if (err != -EAGAIN || nowait)
             return err;
         else
@@ -267,6 +285,22 @@ static int commit_plan(struct lsm *db, const struct plan *p, bool nowait, lsn_t 
         if (err)
             return err;
     }
+}
+
+/* The batch is in: what its shards have to do about a log that is too long. */
+static void mind_log(struct lsm *db, uint64_t mask, bool nowait)
+{
+    if (!log_over_budget(db))
+        return;
+    for (unsigned i = 0; i < db->shard_count; i++)
+        if (mask >> i & 1)
+            shard_kick(&db->shards[i]);
+    if (!db_inline(db) || nowait)
+        return;
+    int err = lsm_flush(db);
+    if (err) /* of no concern to this batch; the next one tries again */
+        logger_write(&db->log, LSM_LOG_WARNING, "the log is over its budget and can't be flushed: %s",
+                     strerror(-err));
 }
 
 int lsm_commit(struct lsm *db, const struct lsm_batch *batch, unsigned flags)
@@ -278,6 +312,8 @@ int lsm_commit(struct lsm *db, const struct lsm_batch *batch, unsigned flags)
     int err = db_writable(db);
     if (err)
         return err;
+    if (flags & LSM_SYNC && flags & LSM_NOWAIT) /* a sync always waits */
+        return -EAGAIN;
     if (batch->count == 0)
         return flags & LSM_SYNC ? lsm_sync(db) : 0;
     if (batch->len > wal_payload_max(db->wal))
@@ -296,20 +332,15 @@ int lsm_commit(struct lsm *db, const struct lsm_batch *batch, unsigned flags)
 
     count_add(&db->batches, 1);
     count_add(&db->batch_bytes, batch->len);
-    if (log_over_budget(db))
-        for (unsigned i = 0; i < db->shard_count; i++)
-            if (mask >> i & 1)
-                shard_kick(&db->shards[i]);
     err = wal_wait(db->wal, end);
+    if (!err)
+        mind_log(db, mask, flags & LSM_NOWAIT);
     if (!err && flags & LSM_SYNC)
         err = wal_sync_to(db->wal, end);
     return err;
 }
 
-size_t lsm_batch_bytes_max(const struct lsm *db)
-{
-    return db->wal ? wal_payload_max(db->wal) : 0;
-}
+size_t lsm_batch_bytes_max(const struct lsm *db) { return db->wal ? wal_payload_max(db->wal) : 0; }
 
 static int commit_one(struct lsm *db, struct lsm_batch *batch, unsigned flags)
 {
@@ -318,7 +349,8 @@ static int commit_one(struct lsm *db, struct lsm_batch *batch, unsigned flags)
     return err;
 }
 
-int lsm_put(struct lsm *db, const void *key, size_t key_len, const void *value, size_t value_len, unsigned flags)
+int lsm_put(struct lsm *db, const void *key, size_t key_len, const void *value, size_t value_len,
+            unsigned flags)
 {
     struct lsm_batch batch = {0};
     lsm_batch_put(&batch, key, key_len, value, value_len);

@@ -38,10 +38,11 @@ struct run {
     const struct compact_job *job;
     struct compact_result *result;
     struct table_builder *builder; /* NULL between tables */
-    size_t grandparent;           /* index of the first file not yet passed */
-    uint64_t grandparent_bytes;   /* passed since the current table began */
+    size_t grandparent;            /* index of the first file not yet passed */
+    uint64_t grandparent_bytes;    /* passed since the current table began */
     uint64_t unyielded_bytes;
     uint64_t dropped, folded;
+    bool bad_input;
 
     /* The user key being worked on. */
     uint8_t key[LSM_KEY_MAX];
@@ -237,7 +238,9 @@ static int fold_version(struct run *r, const struct iter *it)
 {
     bool is_operand = it->key.type == ENTRY_MERGE, is_delete = it->key.type == ENTRY_DELETE;
     static const uint8_t empty[1];
-    const void *base = is_delete ? NULL : it->value_len ? it->value : empty; /* NULL says that there is none */
+    const void *base = is_delete       ? NULL
+                       : it->value_len ? it->value
+                                       : empty; /* NULL says that there is none */
     r->folded++;
     int rc = fold(r, base, is_delete ? 0 : it->value_len, is_operand);
     if (rc || is_operand)
@@ -265,7 +268,8 @@ static int take_version(struct run *r, const struct iter *it)
             return rc;
     }
     if (it->key.type == ENTRY_MERGE)
-        return r->job->merge ? hold(r, it, stratum) : emit(r, it->key.seq, ENTRY_MERGE, it->value, it->value_len);
+        return r->job->merge ? hold(r, it, stratum)
+                             : emit(r, it->key.seq, ENTRY_MERGE, it->value, it->value_len);
     r->closed_stratum = stratum;
     return it->key.type == ENTRY_DELETE ? hold(r, it, stratum)
                                         : emit(r, it->key.seq, ENTRY_PUT, it->value, it->value_len);
@@ -301,9 +305,11 @@ static int begin_key(struct run *r, const struct ikey *key)
 
 /* ---- the loop ---- */
 
-static int bad_input(const struct compact_job *job, const char *what)
+static int bad_input(struct run *r, const char *what)
 {
-    logger_write(job->log, LSM_LOG_ERROR, "%s: compaction stopped, nothing was changed: %s", job->dir, what);
+    r->bad_input = true;
+    logger_write(r->job->log, LSM_LOG_ERROR, "%s: compaction stopped, nothing was changed: %s", r->job->dir,
+                 what);
     return -EIO;
 }
 
@@ -311,10 +317,10 @@ static int step(struct run *r, const struct iter *it)
 {
     const struct ikey *k = &it->key;
     if (k->len > LSM_KEY_MAX || k->type > ENTRY_MERGE)
-        return bad_input(r->job, "an entry has a key too long or a type unknown to this release");
+        return bad_input(r, "an entry has a key too long or a type unknown to this release");
     int order = r->has_key ? key_compare(r->key, r->key_len, k->key, k->len) : -1;
     if (order > 0 || (order == 0 && r->previous_seq <= k->seq))
-        return bad_input(r->job, "entries out of order");
+        return bad_input(r, "entries out of order");
     int rc = order < 0 ? begin_key(r, k) : 0;
     r->previous_seq = k->seq;
     return rc ? rc : take_version(r, it);
@@ -331,7 +337,7 @@ static int yield_if_due(struct run *r, const struct iter *it)
     return r->job->yield(r->job->yield_arg);
 }
 
-static int check_counts(const struct run *r)
+static int check_counts(struct run *r)
 {
     const struct compact_result *out = r->result;
     uint64_t accounted = out->entries_out + r->dropped + r->folded;
@@ -341,7 +347,7 @@ static int check_counts(const struct run *r)
     (void)snprintf(what, sizeof what,
                    "%" PRIu64 " entries expected, %" PRIu64 " read, %" PRIu64 " written, dropped or folded",
                    r->job->expected_entries, out->entries_in, accounted);
-    return bad_input(r->job, what);
+    return bad_input(r, what);
 }
 
 static int run_all(struct run *r)
@@ -357,6 +363,7 @@ static int run_all(struct run *r)
             return rc;
     }
     rc = it->status;
+    r->bad_input = rc == -EIO || rc == -ENOTSUP;
     if (!rc && r->has_key)
         rc = end_key(r);
     if (!rc && r->builder)
@@ -377,6 +384,7 @@ int compact_run(const struct compact_job *job, struct compact_result *out)
     if (rc) {
         table_builder_abort(r->builder);
         compact_result_discard(job->env, job->dir, out);
+        out->bad_input = r->bad_input;
     }
     free(r->operand.data);
     free(r->folding.data);

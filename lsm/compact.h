@@ -39,10 +39,11 @@ struct compact_result {
     struct table_meta *tables; /* malloc'ed, each synced; compact_result_free releases */
     size_t count;
     uint64_t entries_in, entries_out, dropped, bytes_read, bytes_written;
+    bool bad_input; /* with an error: the input is damaged; trying again is in vain */
 };
 
 /*
- * On error every output is removed again and *out is empty. The tables are synced, their directory
+ * On error every output is removed again and *out is empty but for bad_input. The tables are synced, their directory
  * is not: vset_apply does that before it names them.
  */
 int compact_run(const struct compact_job *job, struct compact_result *out);

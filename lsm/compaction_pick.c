@@ -23,18 +23,15 @@
 #include <stdlib.h>
 
 #define LAST_LEVEL (LSM_LEVELS - 1u)
-#define L0_FILES_TRIGGER 4         /* as in LevelDB: a point read probes that many filters more */
-#define BASE_WRITE_BUFFERS 4       /* what one compaction of L0 brings */
-#define DENSE_DELETES_MIN 1000     /* fewer cost a scan less than a millisecond */
-#define EXPAND_TABLES_MAX 25       /* a compaction grows for free inputs up to that many tables */
-#define MANUAL_TABLES_MAX 10       /* taken at a time on the way to the last level: bounds the space used twice */
+#define L0_FILES_TRIGGER 4     /* as in LevelDB: a point read probes that many filters more */
+#define BASE_WRITE_BUFFERS 4   /* what one compaction of L0 brings */
+#define DENSE_DELETES_MIN 1000 /* fewer cost a scan less than a millisecond */
+#define EXPAND_TABLES_MAX 25   /* a compaction grows for free inputs up to that many tables */
+#define MANUAL_TABLES_MAX 10   /* taken at a time on the way to the last level: bounds the space used twice */
 
 /* ---- targets ---- */
 
-static uint64_t base_bytes_min(const struct vset *vs)
-{
-    return vs->write_buffer_bytes * BASE_WRITE_BUFFERS;
-}
+static uint64_t base_bytes_min(const struct vset *vs) { return vs->write_buffer_bytes * BASE_WRITE_BUFFERS; }
 
 void version_targets(struct vset *vs, const struct version *v, uint64_t targets[LSM_LEVELS])
 {
@@ -59,7 +56,8 @@ static unsigned base_level(const struct version *v, const uint64_t targets[LSM_L
     return l;
 }
 
-static double size_score(struct vset *vs, const struct version *v, const uint64_t targets[LSM_LEVELS], unsigned l)
+static double size_score(struct vset *vs, const struct version *v, const uint64_t targets[LSM_LEVELS],
+                         unsigned l)
 {
     const struct level *level = &v->levels[l];
     if (l == 0)
@@ -353,7 +351,8 @@ bool compaction_pick(struct vset *vs, struct version *v, uint64_t oldest_snapsho
     double best = 0;
     struct compaction c = {.shard = v->shard, .version = v};
     for (unsigned l = 0; l < LSM_LEVELS; l++) {
-        double size = size_score(vs, v, targets, l), tombstones = tombstone_score(&v->levels[l], l, oldest_snapshot);
+        double size = size_score(vs, v, targets, l),
+               tombstones = tombstone_score(&v->levels[l], l, oldest_snapshot);
         double score = size > tombstones ? size : tombstones;
         if (score < 1.0 || score <= best)
             continue;
@@ -386,13 +385,22 @@ static size_t run_length(const struct vset *vs, const struct level *level, size_
     return n;
 }
 
-bool compaction_pick_all(struct vset *vs, struct version *v, uint64_t oldest_snapshot, struct compaction *out)
+static bool has_older(const struct level *level, uint64_t until)
+{
+    for (size_t i = 0; i < level->count; i++)
+        if (level->files[i]->meta.seq_min < until)
+            return true;
+    return false;
+}
+
+bool compaction_pick_all(struct vset *vs, struct version *v, uint64_t oldest_snapshot, uint64_t until,
+                         struct compaction *out)
 {
     memset(out, 0, sizeof *out);
     if (is_compacting(v))
         return false;
     struct compaction c = {.shard = v->shard, .version = v, .reason = "manual"};
-    while (c.from < LAST_LEVEL && !v->levels[c.from].count)
+    while (c.from < LAST_LEVEL && !has_older(&v->levels[c.from], until))
         c.from++;
     c.to = c.from < LAST_LEVEL ? c.from + 1 : c.from;
     while (c.to < LAST_LEVEL && !v->levels[c.to].count)

@@ -6,10 +6,11 @@
  * an RCU read-side section that does nothing else, so they never wait and are never waited for.
  *
  * Lock order (each may be held while taking a later one, never the other way):
- *     1. manifest lock (inside vset; held during its I/O)
- *     2. shard locks, ascending by index (short; no I/O)
- *     3. snapshot lock, a shard's work lock, the log's append lock: leaves
- * Readers take none of them (lsm_snapshot_new takes 3).
+ *     1. a shard's step lock (with LSM_INLINE only: held during one step of background work)
+ *     2. manifest lock (inside vset; held during its I/O)
+ *     3. shard locks, ascending by index (short; no I/O)
+ *     4. snapshot lock, a shard's work lock, the log's append lock: leaves
+ * Readers take none of them (lsm_snapshot_new takes 4).
  *
  * Visibility: entries with seq < frontier. A reader first takes its view, then samples the
  * frontier: compaction may have dropped versions between the other way round.
@@ -38,8 +39,23 @@ struct view {
     struct shard *shard;
     struct memtable *active; /* NULL only in a read-only store without a log */
     struct version *version;
+    struct view *retired_next; /* link of the shard's list */
     size_t sealed_count;
     struct memtable *sealed[]; /* newest first */
+};
+
+/* What a shard's background work consists of, for those who wait for it. A step is a flush, a compaction, or nothing. */
+enum shard_work { SHARD_FLUSHES, SHARD_STEPS, SHARD_WORKS };
+
+struct outcome {
+    uint64_t count; /* how many ended, well or not */
+    int error;      /* of the last one, or 0 */
+};
+
+/* The background thread's own: a kind of work that failed is left alone until retry_ns. Zero after a success. */
+struct failure {
+    int error;
+    uint64_t retry_ns;
 };
 
 struct shard {
@@ -50,21 +66,27 @@ struct shard {
 
     pthread_mutex_t work_lock; /* the fields below, and waiting on the conditions */
     pthread_cond_t work;       /* there may be something to do */
-    pthread_cond_t done;       /* something was done: room, flush, compaction */
+    pthread_cond_t done;       /* something ended: see outcome */
     bool kicked, stop;
+    struct outcome outcome[SHARD_WORKS];
     uint64_t compact_wanted, compact_done; /* counts of lsm_compact requests */
-    uint64_t finished_steps;               /* background steps that ended, for waiting on progress */
-    int error; /* of the last background step: what waiting writers and flushers are told */
+    lsn_t compact_until;                   /* what they are about: everything below */
+    struct view *retired;                  /* replaced by writers, who do not wait for a grace period */
     struct env_thread *thread;
 
+    pthread_mutex_t step_lock; /* with LSM_INLINE: callers do background work one at a time */
+
     /* the background thread's own */
-    bool compaction_broken; /* a damaged input: compaction stops, reading and flushing go on */
-    uint64_t retry_at_ns;
+    bool compaction_broken; /* atomic; a damaged input: compaction stops, reading and flushing go on */
+    struct failure flush_failure, compact_failure;
 
     /* statistics, relaxed atomics */
     uint64_t flushes, compactions, trivial_moves, flush_bytes, compact_bytes_read, compact_bytes_written;
     uint64_t entries_dropped, stalls, stall_ns;
 };
+
+/* In options.flags, never from outside: the caller holds the store's lock (repair). */
+#define LSM_NOLOCK (1u << 29)
 
 struct lsm_snapshot {
     struct lsm_snapshot *next, *prev;
@@ -135,11 +157,13 @@ struct view *view_get_now(struct shard *s, uint64_t *seq);
 int view_init(struct shard *s, size_t arena_bytes, struct version *v);
 void view_destroy(struct shard *s); /* at close, nobody reads any more */
 /*
- * Under the shard lock: the active memtable becomes the newest sealed one, an empty one takes its
- * place. *retired goes to view_retire once the lock is dropped.
+ * Under the shard lock: the active memtable becomes the newest sealed one (unless it is empty), an empty
+ * one takes its place. *retired goes to view_retire or view_retire_later once the lock is dropped.
  */
 int view_rotate(struct shard *s, size_t arena_bytes, struct view **retired);
 void view_retire(struct view *old); /* waits for a grace period; no locks held; NULL is allowed */
+void view_retire_later(struct view *old); /* leaves that to view_retire_waiting; with LSM_INLINE waits, too */
+void view_retire_waiting(struct shard *s);
 /*
  * Takes the shard lock: publishes a new version, without `flushed` (the oldest sealed memtable) if
  * that is not NULL. Can't fail: `spare` was allocated by view_spare beforehand.
@@ -153,8 +177,13 @@ void shard_kick(struct shard *s);
 /* One step of background work: a flush, a compaction. 1 if there was any; negative if it failed. */
 int shard_step(struct shard *s);
 int shard_flush_oldest(struct shard *s); /* the oldest sealed memtable; the shard's thread (or the only one) */
-/* Waits until a background step of this shard ended, or a second passed (inline: does one step). */
-int shard_wait_progress(struct shard *s);
+/* How many have ended: to be taken before looking whether there is anything to wait for. */
+uint64_t shard_count(struct shard *s, enum shard_work what);
+/*
+ * Waits until another one than the `since` first has ended, at most a second; returns its error. Nobody
+ * is told of an error that is older than his asking. Inline: does a step; -ENOSPC if there is nothing to do.
+ */
+int shard_wait(struct shard *s, enum shard_work what, uint64_t since);
 int background_start(struct lsm *db);
 void background_stop(struct lsm *db);
 /* Unflushed records pin more log than the budget: the shard with the oldest has to flush. Cheap. */

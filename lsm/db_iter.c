@@ -169,10 +169,10 @@ void lsm_iter_free(struct lsm_iter *it)
 static int fold(struct lsm_iter *it, const uint8_t *base, size_t base_len, bool base_is_operand,
                 const uint8_t *operand, size_t operand_len)
 {
-    int err = buffer_room(&it->spare, base_len > operand_len ? base_len : operand_len);
+    const struct lsm_options *o = &it->db->options;
+    int err = o->merge ? buffer_room(&it->spare, base_len > operand_len ? base_len : operand_len) : -EINVAL;
     if (err)
         return err;
-    const struct lsm_options *o = &it->db->options;
     it->spare.len =
         o->merge(o->callback_arg, base, base_len, base_is_operand, operand, operand_len, it->spare.data);
     struct buffer t = it->value;
@@ -418,15 +418,9 @@ void lsm_iter_prev(struct lsm_iter *it)
     settle_backward(it);
 }
 
-bool lsm_iter_valid(const struct lsm_iter *it)
-{
-    return it->valid;
-}
+bool lsm_iter_valid(const struct lsm_iter *it) { return it->valid; }
 
-int lsm_iter_status(const struct lsm_iter *it)
-{
-    return it->status;
-}
+int lsm_iter_status(const struct lsm_iter *it) { return it->status; }
 
 const void *lsm_iter_key(const struct lsm_iter *it, size_t *len)
 {

@@ -7,7 +7,8 @@
  *
  * Paths are ordinary strings. All functions return 0 (or a count) or a negative errno. Reads and
  * writes are complete: the implementation repeats short transfers and EINTR, so a short read means
- * end of file and a write either wrote everything or failed.
+ * end of file and a write either wrote everything or failed. Only regular files can be opened
+ * (-EUCLEAN), and none through a symbolic link (-ELOOP).
  *
  * Threads: an env and its files may be used by any number of threads; closing a file while another
  * thread uses it is the caller's bug.
@@ -146,6 +147,10 @@ static inline int env_link(struct env *e, const char *from, const char *to)
     return e->ops->link(e, from, to);
 }
 static inline int env_sync_dir(struct env *e, const char *path) { return e->ops->sync_dir(e, path); }
+/*
+ * -EBUSY: held by another. -EPERM: exclusive, in a directory in which others than its owner may make files,
+ * or that is not ours. While it is held the directory stays the same, whatever its path leads to.
+ */
 static inline int env_lock(struct env *e, const char *path, bool exclusive, struct env_lock **out)
 {
     return e->ops->lock(e, path, exclusive, out);

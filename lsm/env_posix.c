@@ -15,6 +15,8 @@
  */
 #include "env.h"
 
+#include "env_posix_dir.h"
+
 #include <assert.h>
 #include <dirent.h>
 #include <errno.h>
@@ -64,6 +66,7 @@ struct posix_file {
 
 struct env_lock {
     int fd;
+    struct pin *pin; /* of the directory that the lock file is in */
 };
 
 struct env_thread {
@@ -323,7 +326,7 @@ static const struct env_file_ops posix_file_ops = {
 
 static int posix_open(struct env *e, const char *path, unsigned flags, struct env_file **out)
 {
-    int how = O_CLOEXEC;
+    int how = O_RDONLY;
 
     (void)e;
     if (flags & ENV_WRITE)
@@ -334,11 +337,9 @@ static int posix_open(struct env *e, const char *path, unsigned flags, struct en
     struct posix_file *p = calloc(1, sizeof(*p));
     if (!p)
         return -ENOMEM;
-    do
-        p->fd = open(path, how, 0600);
-    while (p->fd < 0 && errno == EINTR);
+    p->fd = place_open(path, how, 0600);
     if (p->fd < 0) {
-        int rc = -errno;
+        int rc = p->fd;
         free(p);
         return rc;
     }
@@ -350,17 +351,36 @@ static int posix_open(struct env *e, const char *path, unsigned flags, struct en
 static int posix_mkdir(struct env *e, const char *path)
 {
     (void)e;
-    return mkdir(path, 0700) ? -errno : 0;
+    struct place at = place_of_file(path);
+    int rc = mkdirat(at.fd, at.name, 0700) ? -errno : 0;
+    place_release(&at);
+    return rc;
+}
+
+/* A descriptor of its own, or a negative errno. */
+static int open_directory(const char *path)
+{
+    struct place at = place_of_directory(path);
+    int fd = openat(at.fd, at.name, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    int rc = fd < 0 ? -errno : fd;
+
+    place_release(&at);
+    return rc;
 }
 
 static int posix_list(struct env *e, const char *path, env_list_fn fn, void *arg)
 {
-    int rc = 0;
-    DIR *dir = opendir(path);
+    int rc = 0, fd = open_directory(path);
 
     (void)e;
-    if (!dir)
-        return -errno;
+    if (fd < 0)
+        return fd;
+    DIR *dir = fdopendir(fd);
+    if (!dir) {
+        rc = -errno;
+        close(fd);
+        return rc;
+    }
     while (!rc) {
         errno = 0;
         struct dirent *d = readdir(dir);
@@ -378,29 +398,40 @@ static int posix_list(struct env *e, const char *path, env_list_fn fn, void *arg
 static int posix_unlink(struct env *e, const char *path)
 {
     (void)e;
-    return unlink(path) ? -errno : 0;
+    struct place at = place_of_file(path);
+    int rc = unlinkat(at.fd, at.name, 0) ? -errno : 0;
+    place_release(&at);
+    return rc;
 }
 
 static int posix_rename(struct env *e, const char *from, const char *to)
 {
     (void)e;
-    return rename(from, to) ? -errno : 0;
+    struct place a = place_of_file(from), b = place_of_file(to);
+    int rc = renameat(a.fd, a.name, b.fd, b.name) ? -errno : 0;
+    place_release(&a);
+    place_release(&b);
+    return rc;
 }
 
 static int posix_link(struct env *e, const char *from, const char *to)
 {
     (void)e;
-    return link(from, to) ? -errno : 0;
+    struct place a = place_of_file(from), b = place_of_file(to);
+    int rc = linkat(a.fd, a.name, b.fd, b.name, 0) ? -errno : 0;
+    place_release(&a);
+    place_release(&b);
+    return rc;
 }
 
 static int posix_sync_dir(struct env *e, const char *path)
 {
     int rc = 0;
-    int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    int fd = open_directory(path);
 
     (void)e;
     if (fd < 0)
-        return -errno;
+        return fd;
     if (fsync(fd))
         rc = -errno;
     close(fd);
@@ -416,14 +447,15 @@ static int posix_lock(struct env *e, const char *path, bool exclusive, struct en
     int fd = -1;
 
     (void)e;
-    struct env_lock *lock = malloc(sizeof(*lock));
+    struct env_lock *lock = calloc(1, sizeof(*lock));
     if (!lock)
         return -ENOMEM;
-    if (!exclusive)
-        fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0 && (exclusive || errno == ENOENT))
-        fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
-    int rc = fd < 0 ? -errno : 0;
+    int rc = pin_directory(path, exclusive, &lock->pin);
+    if (!rc && !exclusive)
+        rc = fd = place_open(path, O_RDONLY, 0);
+    if ((!rc && exclusive) || (rc == -ENOENT && lock->pin))
+        rc = fd = place_open(path, O_RDWR | O_CREAT, 0600);
+    rc = rc < 0 ? rc : 0;
     while (!rc && flock(fd, (exclusive ? LOCK_EX : LOCK_SH) | LOCK_NB)) {
         if (errno != EINTR)
             rc = errno == EWOULDBLOCK ? -EBUSY : -errno;
@@ -431,6 +463,7 @@ static int posix_lock(struct env *e, const char *path, bool exclusive, struct en
     if (rc) {
         if (fd >= 0)
             close(fd);
+        pin_release(lock->pin);
         free(lock);
         return rc;
     }
@@ -443,6 +476,7 @@ static void posix_unlock(struct env *e, struct env_lock *lock)
 {
     (void)e;
     close(lock->fd);
+    pin_release(lock->pin);
     free(lock);
 }
 
@@ -451,8 +485,11 @@ static int posix_space(struct env *e, const char *path, uint64_t *free_bytes, ui
     struct statvfs v;
 
     (void)e;
-    if (statvfs(path, &v))
-        return -errno;
+    struct place at = place_of_directory(path);
+    int rc = (at.pin ? fstatvfs(at.fd, &v) : statvfs(path, &v)) ? -errno : 0;
+    place_release(&at);
+    if (rc)
+        return rc;
     *free_bytes = (uint64_t)v.f_bavail * v.f_frsize;
     *total_bytes = (uint64_t)v.f_blocks * v.f_frsize;
     return 0;

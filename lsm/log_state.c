@@ -28,14 +28,18 @@ static void remove_use(struct log_state *s, size_t i)
     s->count--;
 }
 
-/* The use of file `number` ends here; what was put to use after it holds nothing that counts. */
-static void end_log(struct log_state *s, uint64_t number, lsn_t end)
+/*
+ * The log ends here; what was put to use after it holds nothing that counts. Where a use ends and the next one
+ * begins, the former has to say so: the latter's file may be put to use again, which forgets this use of it.
+ */
+static void end_log(struct log_state *s, lsn_t end)
 {
     for (size_t i = s->count; i-- > 0;) {
-        if (s->uses[i].number == number)
-            s->uses[i].end = end;
-        else if (s->uses[i].base >= end)
+        struct wal_use *u = &s->uses[i];
+        if (u->base >= end)
             remove_use(s, i);
+        else if (u->base + u->bytes >= end && (!u->end || u->end > end))
+            u->end = end;
     }
 }
 
@@ -71,7 +75,7 @@ static void raise_to(lsn_t *to, lsn_t value)
 void log_state_apply(struct log_state *s, const struct edit *e)
 {
     if (e->has_log_end)
-        end_log(s, e->log_end_number, e->log_end);
+        end_log(s, e->log_end);
     if (e->use)
         add_use(s, e->use);
     raise_to(&s->synced, e->synced);

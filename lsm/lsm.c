@@ -6,6 +6,7 @@
  * is made only where there is nothing (or what an interrupted creation left behind).
  */
 #include "db.h"
+#include "mutant.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -82,7 +83,7 @@ static int fill_options(struct lsm_options *o)
         o->block_bytes = 8 << 10;
     if (!o->log_segment_bytes)
         o->log_segment_bytes = SEGMENT_DEFAULT;
-    if (o->log_segment_bytes < WAL_SEGMENT_MIN || o->log_segment_bytes % 4096)
+    if (o->log_segment_bytes < WAL_SEGMENT_MIN || o->log_segment_bytes > WAL_SEGMENT_MAX || o->log_segment_bytes % 4096)
         return -EINVAL;
     if (!o->commit_ms)
         o->commit_ms = 1000;
@@ -115,14 +116,22 @@ static size_t cache_share(const struct lsm_options *o)
 /* ---- the directory ---- */
 
 struct contents {
-    bool manifest, other;
+    bool manifest, parts, other; /* parts: tables or segments of the log */
 };
+
+static bool is_part(const char *name)
+{
+    size_t digits = strspn(name, "0123456789");
+    return digits >= 6 && (strcmp(name + digits, ".sst") == 0 || strcmp(name + digits, ".log") == 0);
+}
 
 static int note_file(void *arg, const char *name)
 {
     struct contents *c = arg;
     if (strcmp(name, "MANIFEST") == 0)
         c->manifest = true;
+    else if (is_part(name))
+        c->parts = true;
     else if (strcmp(name, "LOCK") != 0 && strcmp(name, "MANIFEST.new") != 0)
         c->other = true;
     return 0;
@@ -153,6 +162,10 @@ static int lock_directory(struct lsm *db, bool *create)
     }
     if (err)
         return err;
+    if (!c.manifest && c.parts) {
+        (void)logger_corrupt(&db->log, db->path, 0, "there are tables or log segments, but no MANIFEST");
+        return -EUCLEAN;
+    }
     if (!c.manifest && c.other)
         return -ENOTEMPTY;
     if (!c.manifest && !may_create)
@@ -160,13 +173,44 @@ static int lock_directory(struct lsm *db, bool *create)
     char *path = path_in(db, "LOCK");
     if (!path)
         return -ENOMEM;
-    err = env_lock(db->env, path, !db->read_only, &db->lock);
+    if (!(db->options.flags & LSM_NOLOCK))
+        err = env_lock(db->env, path, !db->read_only, &db->lock);
     free(path);
+    if (err == -EPERM)
+        logger_write(&db->log, LSM_LOG_ERROR,
+                     "%s: belongs to another user, or others may write to it: chmod go-w it, or use it as its owner",
+                     db->path);
     if (err)
         return err;
     /* Another process may have created the store before we had the lock. */
     err = look_at(db, &c);
     *create = !c.manifest;
+    return err;
+}
+
+/*
+ * Brings the name of a new store's directory to the medium, whoever made it: else a power cut takes the store
+ * as a whole, with all that was synced. A parent that may be searched but not read can't be synced by us.
+ */
+static int sync_parent(struct lsm *db)
+{
+    char *parent = strdup(db->path);
+    if (!parent)
+        return -ENOMEM;
+    size_t n = strlen(parent);
+    while (n > 1 && parent[n - 1] == '/')
+        n--;
+    while (n > 0 && parent[n - 1] != '/')
+        n--;
+    while (n > 1 && parent[n - 1] == '/')
+        n--;
+    parent[n] = 0;
+    int err = env_sync_dir(db->env, n ? parent : ".");
+    if (err == -EACCES) {
+        logger_write(&db->log, LSM_LOG_WARNING, "%s: can't be read, so the new store in it is not synced yet", parent);
+        err = 0;
+    }
+    free(parent);
     return err;
 }
 
@@ -187,6 +231,8 @@ static int open_vset(struct lsm *db, bool create)
         struct store_identity id = {.shards = db->options.shards, .log_segment_bytes = db->options.log_segment_bytes};
         int err = env_random(db->env, id.uuid, sizeof id.uuid);
         if (!err)
+            err = mutant("directory of a new store not synced") ? 0 : sync_parent(db);
+        if (!err)
             err = vset_create(&vo, &id);
         if (err)
             return err;
@@ -205,6 +251,7 @@ static int init_shards(struct lsm *db)
         s->index = i;
         pthread_mutex_init(&s->lock, NULL);
         pthread_mutex_init(&s->work_lock, NULL);
+        pthread_mutex_init(&s->step_lock, NULL);
         pthread_cond_init(&s->work, &mono);
         pthread_cond_init(&s->done, &mono);
     }
@@ -223,6 +270,7 @@ static void release(struct lsm *db)
         if (s->db) {
             pthread_mutex_destroy(&s->lock);
             pthread_mutex_destroy(&s->work_lock);
+            pthread_mutex_destroy(&s->step_lock);
             pthread_cond_destroy(&s->work);
             pthread_cond_destroy(&s->done);
         }
@@ -295,6 +343,10 @@ int lsm_close(struct lsm *db)
         if (!err && db_writable(db) == 0 && synced > vset_synced(db->vset)) {
             struct edit edit = {.synced = synced};
             err = vset_apply(db->vset, &edit, NULL, NULL);
+            if (err == -ENOSPC) { /* all is on the medium; only this hint found no place there */
+                logger_write(&db->log, LSM_LOG_WARNING, "%s: no space to record a clean end of the log", db->path);
+                err = 0;
+            }
         }
     }
     if (!err)

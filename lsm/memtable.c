@@ -4,7 +4,7 @@
  * The arena is one anonymous mapping, filled from the front and never reused before the memtable
  * goes. A node is
  *
- *     { trailer: seq << 8 | type, key_len, value_len, folded_len, height, next[height] } key value folded
+ *     { trailer: seq << 8 | type, key_len, value_len, folded_len, height, has_folded, next[height] } key value folded
  *
  * aligned to 8 bytes; links are node offsets in units of 8 bytes, 0 for none, so that they take
  * four bytes and the arena may have 32 GiB. A link is stored with release after the node is
@@ -25,8 +25,9 @@ struct node {
     uint64_t trailer;
     uint32_t key_len;
     uint32_t value_len;
-    uint32_t folded_len; /* of an operand over operands; 0 if there is none */
-    uint32_t height;
+    uint32_t folded_len; /* of an operand over operands */
+    uint16_t height;
+    uint16_t has_folded;
     uint32_t next[]; /* atomic */
 };
 
@@ -65,22 +66,10 @@ static struct node *node_next(const struct memtable *m, const struct node *n, un
     return link ? node_at(m, link) : NULL;
 }
 
-static uint8_t *node_key(const struct node *n)
-{
-    return (uint8_t *)(n->next + n->height);
-}
-static uint8_t *node_value(const struct node *n)
-{
-    return node_key(n) + n->key_len;
-}
-static uint8_t *node_folded(const struct node *n)
-{
-    return node_value(n) + n->value_len;
-}
-static uint64_t node_seq(const struct node *n)
-{
-    return n->trailer >> 8;
-}
+static uint8_t *node_key(const struct node *n) { return (uint8_t *)(n->next + n->height); }
+static uint8_t *node_value(const struct node *n) { return node_key(n) + n->key_len; }
+static uint8_t *node_folded(const struct node *n) { return node_value(n) + n->value_len; }
+static uint64_t node_seq(const struct node *n) { return n->trailer >> 8; }
 
 static struct ikey node_ikey(const struct node *n)
 {
@@ -88,10 +77,7 @@ static struct ikey node_ikey(const struct node *n)
 }
 
 /* The head is the first node of the arena: full height, no key. Offset 0 is the list's "none". */
-static struct node *head_of(const struct memtable *m)
-{
-    return node_at(m, 1);
-}
+static struct node *head_of(const struct memtable *m) { return node_at(m, 1); }
 
 int memtable_new(size_t arena_bytes, lsm_merge_fn merge, void *merge_arg, struct memtable **out)
 {
@@ -120,10 +106,7 @@ int memtable_new(size_t arena_bytes, lsm_merge_fn merge, void *merge_arg, struct
     return 0;
 }
 
-void memtable_ref(struct memtable *m)
-{
-    __atomic_fetch_add(&m->refs, 1, __ATOMIC_RELAXED);
-}
+void memtable_ref(struct memtable *m) { __atomic_fetch_add(&m->refs, 1, __ATOMIC_RELAXED); }
 
 void memtable_unref(struct memtable *m)
 {
@@ -140,30 +123,18 @@ size_t memtable_entry_bytes(size_t key_len, size_t value_len)
     return node_bytes(HEIGHT_MAX, key_len, value_len);
 }
 
-size_t memtable_used_bytes(const struct memtable *m)
-{
-    return __atomic_load_n(&m->used, __ATOMIC_RELAXED);
-}
+size_t memtable_used_bytes(const struct memtable *m) { return __atomic_load_n(&m->used, __ATOMIC_RELAXED); }
 
-size_t memtable_free_bytes(const struct memtable *m)
-{
-    return m->arena_bytes - memtable_used_bytes(m);
-}
+size_t memtable_free_bytes(const struct memtable *m) { return m->arena_bytes - memtable_used_bytes(m); }
 
-uint64_t memtable_count(const struct memtable *m)
-{
-    return __atomic_load_n(&m->count, __ATOMIC_RELAXED);
-}
+uint64_t memtable_count(const struct memtable *m) { return __atomic_load_n(&m->count, __ATOMIC_RELAXED); }
 
 lsn_t memtable_first_lsn(const struct memtable *m)
 {
     return __atomic_load_n(&m->first_lsn, __ATOMIC_RELAXED);
 }
 
-lsn_t memtable_end_lsn(const struct memtable *m)
-{
-    return __atomic_load_n(&m->end_lsn, __ATOMIC_RELAXED);
-}
+lsn_t memtable_end_lsn(const struct memtable *m) { return __atomic_load_n(&m->end_lsn, __ATOMIC_RELAXED); }
 
 enum memtable_state memtable_state(const struct memtable *m)
 {
@@ -200,7 +171,8 @@ static struct node *seek_node(const struct memtable *m, const void *key, size_t 
     for (;;) {
         level--;
         struct node *next;
-        while ((next = node_next(m, at, level)) && next != known_after && node_compare(next, key, len, seq) < 0)
+        while ((next = node_next(m, at, level)) && next != known_after &&
+               node_compare(next, key, len, seq) < 0)
             at = next;
         known_after = next;
         if (before)
@@ -231,7 +203,7 @@ size_t memtable_newest_len(const struct memtable *m, const void *key, size_t len
     struct node *n = seek_node(m, key, len, SEQ_MAX, NULL);
     if (!same_key(n, key, len))
         return 0;
-    return n->folded_len ? n->folded_len : n->value_len;
+    return n->has_folded ? n->folded_len : n->value_len;
 }
 
 void memtable_begin_record(struct memtable *m, lsn_t lsn, lsn_t end)
@@ -262,11 +234,12 @@ static void fill_value(struct memtable *m, struct node *n, enum entry_type type,
     if (value_len)
         memcpy(node_value(n), value, value_len);
     if (type == ENTRY_MERGE && below) {
-        const uint8_t *base = below->folded_len ? node_folded(below) : node_value(below);
-        size_t base_len = below->folded_len ? below->folded_len : below->value_len;
+        const uint8_t *base = below->has_folded ? node_folded(below) : node_value(below);
+        size_t base_len = below->has_folded ? below->folded_len : below->value_len;
         size_t len = m->merge(m->merge_arg, base, base_len, true, value, value_len, node_folded(n));
         assert(len <= (value_len > base_len ? value_len : base_len));
         n->folded_len = (uint32_t)len;
+        n->has_folded = 1;
     }
 }
 
@@ -284,13 +257,13 @@ void memtable_insert(struct memtable *m, uint64_t seq, enum entry_type type, con
     unsigned height = random_height(m);
     size_t room = value_len;
     if (type == ENTRY_MERGE && below)
-        room += below->folded_len > below->value_len ? below->folded_len : below->value_len;
+        room += below->has_folded ? below->folded_len : below->value_len;
     assert(node_bytes(height, key_len, room) <= memtable_free_bytes(m));
 
     struct node *n = (struct node *)(m->arena + m->used);
     n->trailer = seq << 8;
     n->key_len = (uint32_t)key_len;
-    n->height = height;
+    n->height = (uint16_t)height;
     memcpy(node_key(n), key, key_len);
     fill_value(m, n, type, below, value, value_len);
     __atomic_store_n(&m->used, m->used + node_bytes(height, key_len, n->value_len + n->folded_len),
@@ -313,8 +286,8 @@ bool memtable_get(const struct memtable *m, const void *key, size_t len, uint64_
     if (!same_key(n, key, len))
         return false;
     *out_key = node_ikey(n);
-    *value = n->folded_len ? node_folded(n) : node_value(n);
-    *value_len = n->folded_len ? n->folded_len : n->value_len;
+    *value = n->has_folded ? node_folded(n) : node_value(n);
+    *value_len = n->has_folded ? n->folded_len : n->value_len;
     return true;
 }
 

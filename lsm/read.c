@@ -44,10 +44,12 @@ static void operands_free(struct cache *cache, struct operands *o)
     free(o->list);
 }
 
-/* Folds operands over base (NULL: nothing lies below) into a malloc'ed buffer. */
-static int fold(const struct lsm *db, const struct operands *o, const uint8_t *base, size_t base_len, uint8_t **out,
-                size_t *out_len)
+/* Folds operands over base (NULL: nothing lies below) into a malloc'ed buffer. -EINVAL: opened without knowing how. */
+static int fold(const struct lsm *db, const struct operands *o, const uint8_t *base, size_t base_len,
+                uint8_t **out, size_t *out_len)
 {
+    if (!db->options.merge)
+        return -EINVAL;
     size_t room = base_len;
     for (size_t i = 0; i < o->count; i++)
         if (o->list[i].len > room)
@@ -60,7 +62,8 @@ static int fold(const struct lsm *db, const struct operands *o, const uint8_t *b
     }
     size_t len = base_len;
     for (size_t i = o->count; i-- > 0;) {
-        len = db->options.merge(db->options.callback_arg, base, len, false, o->list[i].data, o->list[i].len, b);
+        len =
+            db->options.merge(db->options.callback_arg, base, len, false, o->list[i].data, o->list[i].len, b);
         uint8_t *t = a;
         a = b;
         b = t;
@@ -116,12 +119,12 @@ static int search_next(struct search *s)
     struct table *table;
     unsigned level = 0;
     size_t index = 0;
-    return version_get(s->view->version, s->key, s->len, s->seq, s->flags, &level, &index, &s->found, &s->value,
-                       &s->value_len, &table, &s->pin);
+    return version_get(s->view->version, s->key, s->len, s->seq, s->flags, &level, &index, &s->found,
+                       &s->value, &s->value_len, &table, &s->pin);
 }
 
-static int get_in_view(struct lsm *db, struct view *v, const void *key, size_t len, uint64_t seq, unsigned flags,
-                       struct lsm_value *out)
+static int get_in_view(struct lsm *db, struct view *v, const void *key, size_t len, uint64_t seq,
+                       unsigned flags, struct lsm_value *out)
 {
     struct search s = {.view = v, .key = key, .len = len, .seq = seq, .flags = flags};
     struct operands operands = {0};
@@ -175,8 +178,8 @@ static int get_in_view(struct lsm *db, struct view *v, const void *key, size_t l
     return 0;
 }
 
-int lsm_get(struct lsm *db, const void *key, size_t key_len, const struct lsm_snapshot *snapshot, unsigned flags,
-            struct lsm_value *out)
+int lsm_get(struct lsm *db, const void *key, size_t key_len, const struct lsm_snapshot *snapshot,
+            unsigned flags, struct lsm_value *out)
 {
     *out = (struct lsm_value){0};
     struct shard *s = &db->shards[db_route(db, key, key_len)];

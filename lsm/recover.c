@@ -10,10 +10,12 @@
  * Read-only, there is one pass, and memtables are sealed as they fill.
  */
 #include "db.h"
+#include "mutant.h"
 
 #include <assert.h>
 #include <errno.h>
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -29,8 +31,9 @@ int db_wal_use(void *arg, const struct wal_use *use)
     int err = vset_apply(db->vset, &edit, NULL, NULL);
     if (!err)
         db->has_pending_end = false;
-    else if (vset_failed(db->vset))
-        db_fail(db, err, "the manifest can't be written");
+    int failed = vset_failed(db->vset); /* perhaps after this edit was installed */
+    if (failed)
+        db_fail(db, failed, "the manifest can't be written");
     return err;
 }
 
@@ -40,10 +43,7 @@ uint64_t db_wal_new_number(void *arg)
     return vset_new_number(db->vset);
 }
 
-void db_wal_failed(void *arg, int error)
-{
-    db_fail(arg, error, "the log can't be written or synced");
-}
+void db_wal_failed(void *arg, int error) { db_fail(arg, error, "the log can't be written or synced"); }
 
 /* ---- applying records ---- */
 
@@ -83,7 +83,8 @@ static int make_room(struct shard *s, size_t need)
     view_retire(retired);
     if (!err && !db->read_only) {
         err = shard_flush_oldest(s);
-        if (err > 0)
+        /* On a full disk more memtables wait than usual: what fitted into memory before the crash does so again. */
+        if (err > 0 || err == -ENOSPC)
             err = 0;
     }
     return err;
@@ -108,7 +109,7 @@ static int apply_record(void *arg, lsn_t lsn, const void *payload, size_t len)
             break;
         unsigned shard = db_route(db, c->key, c->key_len);
         rp->shard_of[count++] = (uint8_t)shard;
-        if (lsn < vset_flushed(db->vset, shard))
+        if (lsn < vset_flushed(db->vset, shard) && !mutant("flushed records replayed again"))
             continue;
         mask |= UINT64_C(1) << shard;
         if (c->value_len > largest)
@@ -138,7 +139,7 @@ static int apply_record(void *arg, lsn_t lsn, const void *payload, size_t len)
         if (mask >> i & 1)
             err = make_room(&db->shards[i], need[i]);
     if (!err && mask)
-        db_insert(db, rp->changes, rp->shard_of, count, lsn, lsn + wal_record_bytes(len), mask);
+        db_insert(db, rp->changes, rp->shard_of, mutant("half a batch replayed") ? count / 2 : count, lsn, lsn + wal_record_bytes(len), mask);
     if (!err) {
         db->replayed_batches++;
         db->replayed_bytes += len;
@@ -168,11 +169,10 @@ struct segment_files {
 static int note_segment(void *arg, const char *name)
 {
     struct segment_files *f = arg;
-    char *end;
-    if (name[0] < '0' || name[0] > '9')
-        return 0;
-    uint64_t number = strtoull(name, &end, 10);
-    if (strcmp(end, ".log") != 0)
+    char canonical[32];
+    uint64_t number = strtoull(name, NULL, 10);
+    snprintf(canonical, sizeof canonical, "%06" PRIu64 ".log", number);
+    if (strcmp(name, canonical) != 0) /* not one of ours */
         return 0;
     if (f->count == f->capacity) {
         size_t capacity = f->capacity ? f->capacity * 2 : 16;
@@ -195,7 +195,8 @@ static bool is_live(const struct wal_use *uses, size_t count, uint64_t number)
 }
 
 /* Files of the log that hold nothing needed: whole ones may be used again, others are leftovers. */
-static int sort_out_segments(struct lsm *db, const struct wal_use *live, size_t live_count, struct segment_files *f)
+static int sort_out_segments(struct lsm *db, const struct wal_use *live, size_t live_count,
+                             struct segment_files *f)
 {
     int err = env_list(db->env, db->path, note_segment, f);
     size_t kept = 0;
@@ -220,6 +221,8 @@ static int sort_out_segments(struct lsm *db, const struct wal_use *live, size_t 
         free(path);
     }
     f->count = kept;
+    if (!err && kept) /* a process killed while it made one may not have come to syncing its name */
+        err = env_sync_dir(db->env, db->path);
     return err;
 }
 
@@ -255,7 +258,7 @@ static int open_log(struct lsm *db, const struct wal_recovered *end, lsn_t log_s
             .new_number = db_wal_new_number,
             .failed = db_wal_failed,
         };
-        db->has_pending_end = end->number != 0;
+        db->has_pending_end = end->number != 0 && !mutant("end of the log not recorded");
         db->pending_end_number = end->number;
         db->pending_end = end->end;
         err = wal_open(&o, end->next, live, live_count, files.numbers, files.count, &db->wal);
@@ -307,7 +310,7 @@ int db_recover(struct lsm *db)
         .use_count = use_count,
         .start = vset_log_start(db->vset),
         .synced = vset_synced(db->vset),
-        .rewrite = !db->read_only,
+        .rewrite = !db->read_only && !mutant("recovery does not rewrite the log"),
         .log = db->log,
         .arg = &rp,
         .replay = db->read_only ? apply_record : count_only,

@@ -76,6 +76,9 @@ void table_close(struct table *t);
  */
 int table_open_damaged(const struct table_options *options, const struct table_meta *meta, struct table **out);
 
+bool table_is_damaged(const struct table *t); /* it is such a stand-in */
+const struct table_meta *table_meta_of(const struct table *t);
+
 /* What a table file says of itself, when there is no manifest to say it: verified footer and properties. -EIO, -ENOENT */
 int table_read_meta(const struct table_options *options, uint64_t number, struct table_meta *out);
 
@@ -86,6 +89,12 @@ int table_read_meta(const struct table_options *options, uint64_t number, struct
 int table_get(struct table *t, const void *key, size_t len, uint64_t seq, unsigned flags, struct ikey *out_key,
               const uint8_t **value, size_t *value_len, struct cache_block **pin);
 void table_release(struct table *t, struct cache_block *pin);
+
+/*
+ * With this flag table iterators pass over blocks that can't be read, where others end with -EIO. For
+ * salvage only: what comes out has holes. Above the flags of lsm.h, never passed in from outside.
+ */
+#define LSM_SALVAGE (1u << 28)
 
 /* The table must outlive the iterator. */
 int table_iter_new(struct table *t, unsigned flags, struct iter **out);

@@ -129,6 +129,23 @@ static void publish(struct table_iter *it)
     it->base.value_len = at->value_len;
 }
 
+/* With LSM_SALVAGE: what was to be entered or walked over is damaged, and passed over. */
+static bool pass_over(struct table_iter *it)
+{
+    if (!(it->flags & LSM_SALVAGE) || it->base.status != -EIO)
+        return false;
+    it->base.status = 0;
+    return true;
+}
+
+static void step(struct block_iter *at, bool forward)
+{
+    if (forward)
+        block_iter_next(at);
+    else
+        block_iter_prev(at);
+}
+
 /*
  * Goes on from the cursor of `level` to the nearest entry in the direction: down if the cursor
  * stands on something, up and one further if not. Ends, since no entry of an index is passed twice.
@@ -139,15 +156,21 @@ static void settle(struct table_iter *it, unsigned level, bool forward)
         struct cursor *c = &it->cursor[level];
         if (c->at.bad) {
             stop(it, table_bad_block(it->table, c->handle.offset));
-            return;
+            if (!pass_over(it))
+                return;
         }
         if (c->at.valid && level == it->table->layout.depth) {
             publish(it);
             return;
         }
         if (c->at.valid) {
-            if (!enter_child(it, ++level))
-                return;
+            if (!enter_child(it, level + 1)) {
+                if (!pass_over(it))
+                    return;
+                step(&c->at, forward);
+                continue;
+            }
+            level++;
             if (forward)
                 block_iter_first(&it->cursor[level].at);
             else
@@ -156,19 +179,24 @@ static void settle(struct table_iter *it, unsigned level, bool forward)
             stop(it, 0);
             return;
         } else {
-            struct block_iter *up = &it->cursor[--level].at;
-            if (forward)
-                block_iter_next(up);
-            else
-                block_iter_prev(up);
+            step(&it->cursor[--level].at, forward);
         }
     }
+}
+
+/* Into the root. False: the iterator has been stopped. */
+static bool enter_root(struct table_iter *it)
+{
+    if (enter_block(it, 0, it->table->layout.root))
+        return true;
+    (void)pass_over(it); /* then it is at its end */
+    return false;
 }
 
 static void table_iter_first(struct iter *base)
 {
     struct table_iter *it = (struct table_iter *)base;
-    if (!enter_block(it, 0, it->table->layout.root))
+    if (!enter_root(it))
         return;
     block_iter_first(&it->cursor[0].at);
     settle(it, 0, true);
@@ -177,7 +205,7 @@ static void table_iter_first(struct iter *base)
 static void table_iter_last(struct iter *base)
 {
     struct table_iter *it = (struct table_iter *)base;
-    if (!enter_block(it, 0, it->table->layout.root))
+    if (!enter_root(it))
         return;
     block_iter_last(&it->cursor[0].at);
     settle(it, 0, false);
@@ -192,7 +220,7 @@ static void table_iter_seek(struct iter *base, const uint8_t *key, size_t len, u
     target.seq = seq < SEQ_MAX ? seq : SEQ_MAX;
     if (target.len)
         memcpy(copy, key, target.len);
-    if (!enter_block(it, 0, it->table->layout.root))
+    if (!enter_root(it))
         return;
     unsigned level = 0;
     for (;;) {
@@ -245,14 +273,16 @@ static const struct iter_ops table_iter_ops = {
 struct damaged_iter {
     struct iter base;
     struct table *table;
+    unsigned flags;
 };
 
 static void damaged_stop(struct iter *base)
 {
     const struct table *t = ((struct damaged_iter *)base)->table;
     base->valid = false;
-    base->status =
-        logger_corrupt(&t->log, t->path, 0, "the table is damaged as a whole, what may lie in it can't be read");
+    base->status = 0;
+    if (!(((struct damaged_iter *)base)->flags & LSM_SALVAGE))
+        base->status = logger_corrupt(&t->log, t->path, 0, "the table is damaged as a whole, what may lie in it can't be read");
 }
 
 static void damaged_seek(struct iter *base, const uint8_t *key, size_t len, uint64_t seq)
@@ -278,13 +308,14 @@ static const struct iter_ops damaged_iter_ops = {
     .free = damaged_free,
 };
 
-static int damaged_iter_new(struct table *t, struct iter **out)
+static int damaged_iter_new(struct table *t, unsigned flags, struct iter **out)
 {
     struct damaged_iter *it = calloc(1, sizeof(*it));
     if (!it)
         return -ENOMEM;
     it->base.ops = &damaged_iter_ops;
     it->table = t;
+    it->flags = flags;
     *out = &it->base;
     return 0;
 }
@@ -292,7 +323,7 @@ static int damaged_iter_new(struct table *t, struct iter **out)
 int table_iter_new(struct table *t, unsigned flags, struct iter **out)
 {
     if (t->damaged)
-        return damaged_iter_new(t, out);
+        return damaged_iter_new(t, flags, out);
     /* Only as many cursors as the tree has levels, at over 1 KiB each. */
     size_t size = offsetof(struct table_iter, cursor) + (t->layout.depth + 1) * sizeof(struct cursor);
     struct table_iter *it = calloc(1, size);

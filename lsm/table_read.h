@@ -24,9 +24,9 @@ struct table {
     struct logger log;
     uint64_t number;
     struct table_layout layout;
-    struct table_meta meta; /* own copy */
-    int damaged;            /* not 0: a stand-in of table_open_damaged, which has no file and no layout */
-    bool filter_damaged;    /* atomic: lookups do without the filter */
+    struct table_meta meta;   /* own copy */
+    int damaged;              /* not 0: a stand-in of table_open_damaged, which has no file and no layout */
+    uint32_t filter_failures; /* atomic: in succession; lookups do without a filter that can't be read */
     char path[];
 };
 

@@ -13,6 +13,7 @@
  * Threads: any number may use an open table.
  */
 #include "filter.h"
+#include "mutant.h"
 #include "table_read.h"
 #include <errno.h>
 #include <inttypes.h>
@@ -20,15 +21,18 @@
 
 #define TABLE_PATH_MAX 4096u
 #define CACHE_LINE_BYTES 64u
+#define FILTER_FAILURES_MAX 8u /* one may be a passing error of the medium */
 
 static void count(uint64_t *counter, uint64_t n) { __atomic_fetch_add(counter, n, __ATOMIC_RELAXED); }
+static void count32(uint32_t *counter) { __atomic_fetch_add(counter, 1, __ATOMIC_RELAXED); }
 
 /* ---- blocks ---- */
 
 static int check_block(const struct table *t, struct block_handle h, const uint8_t *data)
 {
     const struct table_trailer *trailer = (const struct table_trailer *)(data + h.length);
-    if (get_le64(trailer->checksum) != table_block_checksum(t->number, h.offset, data, h.length))
+    if (get_le64(trailer->checksum) != table_block_checksum(t->number, h.offset, data, h.length) &&
+        !mutant("checksum of a block ignored"))
         return logger_corrupt(&t->log, t->path, h.offset,
                               "checksum of a block of %" PRIu64 " bytes does not match", h.length);
     if (trailer->compression != TABLE_COMPRESSION_NONE) {
@@ -267,6 +271,9 @@ int table_open_damaged(const struct table_options *options, const struct table_m
     return 0;
 }
 
+bool table_is_damaged(const struct table *t) { return t->damaged != 0; }
+const struct table_meta *table_meta_of(const struct table *t) { return &t->meta; }
+
 static int take_properties(struct table *t)
 {
     uint8_t *data;
@@ -333,10 +340,13 @@ void table_close(struct table *t)
 
 /* ---- one key ---- */
 
-/* The filter only spares reading: without it nothing is wrong, just slower. The damage was reported. */
-static int filter_is_damaged(struct table *t)
+/*
+ * The filter only spares reading: without it nothing is wrong, just slower. The damage was reported;
+ * after a few failures in succession it is not asked any more, so as to report no further ones.
+ */
+static int filter_failed(struct table *t)
 {
-    __atomic_store_n(&t->filter_damaged, true, __ATOMIC_RELAXED);
+    count32(&t->filter_failures);
     return 0;
 }
 
@@ -344,17 +354,19 @@ static int filter_is_damaged(struct table *t)
 static int ask_filter(struct table *t, const void *key, size_t len, unsigned flags)
 {
     struct cache_block *block;
-    if (__atomic_load_n(&t->filter_damaged, __ATOMIC_RELAXED))
+    if (__atomic_load_n(&t->filter_failures, __ATOMIC_RELAXED) >= FILTER_FAILURES_MAX)
         return 0;
     int err = table_get_block(t, t->layout.filter, flags, true, &block);
     if (err)
-        return err == -EIO ? filter_is_damaged(t) : err;
+        return err == -EIO ? filter_failed(t) : err;
     int found = filter_test(block->data, block->len, filter_hash(key, len));
     cache_release(t->cache, block);
     if (found < 0) {
         (void)table_bad_block(t, t->layout.filter.offset);
-        return filter_is_damaged(t);
+        return filter_failed(t);
     }
+    if (__atomic_load_n(&t->filter_failures, __ATOMIC_RELAXED))
+        __atomic_store_n(&t->filter_failures, 0, __ATOMIC_RELAXED);
     if (t->stats) {
         count(&t->stats->filter_checks, 1);
         if (!found)

@@ -70,6 +70,9 @@ int version_get(struct version *v, const void *key, size_t len, uint64_t seq, un
 size_t version_iter_max(const struct version *v);
 int version_iters(struct version *v, unsigned flags, struct iter **children, size_t *count);
 
+/* Goes through the files of a sorted level, opening an iterator for one at a time. The level must outlive it. */
+int level_iter_new(const struct level *level, unsigned flags, struct iter **out);
+
 /* ---- the version set ---- */
 
 struct vset;
@@ -105,8 +108,8 @@ struct edit {
     struct edit_file *remove;
     size_t remove_count;
     const struct wal_use *use; /* a segment put to use; replaces an older use of the same file */
-    bool has_log_end;          /* "the use of file log_end_number ends at log_end"; drops later uses */
-    uint64_t log_end_number;
+    bool has_log_end; /* "the log ends at log_end"; drops later uses */
+    uint64_t log_end_number; /* the file that recovery was in then: for people, the LSN says it all */
     lsn_t log_end;
     lsn_t synced;               /* the log is on the medium up to here */
     bool has_flushed;           /* records of `flushed_shard` below `flushed` are in tables */
@@ -178,10 +181,12 @@ struct compaction {
  */
 bool compaction_pick(struct vset *vs, struct version *v, uint64_t oldest_snapshot, struct compaction *out);
 /*
- * The next step of moving everything into the last level, for lsm_compact, which repeats it until
- * it is false: all is there, without tombstones that could go.
+ * The next step of moving everything below `until` into the last level, for lsm_compact, which repeats it
+ * until it is false: all is there, without tombstones that could go. What is newer moves along with what
+ * is older, but is no reason to go on, so that this ends beside writers.
  */
-bool compaction_pick_all(struct vset *vs, struct version *v, uint64_t oldest_snapshot, struct compaction *out);
+bool compaction_pick_all(struct vset *vs, struct version *v, uint64_t oldest_snapshot, uint64_t until,
+                         struct compaction *out);
 void compaction_release(struct compaction *c); /* unmarks, unrefs */
 
 /* Score of the most urgent level, 1.0 = at target; and L0's count: for back-pressure. */

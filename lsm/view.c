@@ -7,6 +7,7 @@
  * grace period after which a replaced view loses the reference that its publication held.
  */
 #include "db.h"
+#include "mutant.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -93,8 +94,44 @@ int view_init(struct shard *s, size_t arena_bytes, struct version *version)
     return 0;
 }
 
+void view_retire_later(struct view *old)
+{
+    struct shard *s = old->shard;
+    if (db_inline(s->db)) {
+        view_retire(old);
+        return;
+    }
+    pthread_mutex_lock(&s->work_lock);
+    old->retired_next = s->retired;
+    s->retired = old;
+    pthread_mutex_unlock(&s->work_lock);
+}
+
+static void unref_list(struct view *v)
+{
+    while (v) {
+        struct view *next = v->retired_next;
+        view_unref(v);
+        v = next;
+    }
+}
+
+void view_retire_waiting(struct shard *s)
+{
+    pthread_mutex_lock(&s->work_lock);
+    struct view *list = s->retired;
+    s->retired = NULL;
+    pthread_mutex_unlock(&s->work_lock);
+    if (!list)
+        return;
+    urcu_bp_synchronize_rcu();
+    unref_list(list);
+}
+
 void view_destroy(struct shard *s)
 {
+    unref_list(s->retired);
+    s->retired = NULL;
     if (s->view)
         view_unref(s->view);
     s->view = NULL;
@@ -103,20 +140,24 @@ void view_destroy(struct shard *s)
 int view_rotate(struct shard *s, size_t arena_bytes, struct view **retired)
 {
     struct view *old = s->view;
-    struct view *v = view_new(s, old->sealed_count + 1);
+    /* An empty one (too small for the batch to come) has nothing to flush and no LSN that would pin the log. */
+    size_t sealing = memtable_count(old->active) > 0 || mutant("an empty memtable is sealed");
+    struct view *v = view_new(s, old->sealed_count + sealing);
     if (!v)
         return -ENOMEM;
     int err = memtable_new(arena_bytes, s->db->options.merge, s->db->options.callback_arg, &v->active);
     if (err) {
-        view_unref(v);
+        free(v); /* its sealed ones are not filled in yet */
         return err;
     }
-    memtable_set_state(old->active, MEMTABLE_SEALED);
-    memtable_ref(old->active);
-    v->sealed[0] = old->active;
+    if (sealing) {
+        memtable_set_state(old->active, MEMTABLE_SEALED);
+        memtable_ref(old->active);
+        v->sealed[0] = old->active;
+    }
     for (size_t i = 0; i < old->sealed_count; i++) {
         memtable_ref(old->sealed[i]);
-        v->sealed[i + 1] = old->sealed[i];
+        v->sealed[i + sealing] = old->sealed[i];
     }
     version_ref(old->version);
     v->version = old->version;

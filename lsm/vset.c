@@ -10,8 +10,9 @@
  * the last one: reading it stays proportional to the state, writing costs at most a third more.
  *
  * Lock: the manifest lock serialises everything that changes the set and is held during the I/O of
- * the manifest. It comes after any shard lock and nothing is taken under it but what `installed` takes.
+ * the manifest. It comes before any shard lock; nothing is taken under it but what `installed` takes.
  */
+#include "mutant.h"
 #include "vset_internal.h"
 
 #include <assert.h>
@@ -291,7 +292,7 @@ static int open_new_tables(struct vset *vs, const struct edit *e, struct version
         any = true;
         rc = table_file_open(vs, e->add[i].shard, &e->add[i].meta, false, &add[i].file);
     }
-    if (!rc && any) {
+    if (!rc && any && !mutant("directory not synced for a table")) {
         rc = env_sync_dir(vs->env, vs->dir);
         if (rc)
             rc = fail(vs, rc, "the directory could not be synced");
@@ -326,7 +327,7 @@ static int next_version(struct vset *vs, unsigned shard, const struct edit *e, s
 static int write_edit(struct vset *vs, const struct edit *e)
 {
     int rc = append_edit(vs, vs->manifest, e);
-    if (rc == -ENOSPC || rc == -ENOMEM || rc == -E2BIG)
+    if (!mutant("a full disk ends the store") && (rc == -ENOSPC || rc == -ENOMEM || rc == -E2BIG))
         return rc; /* the file is as it was */
     if (rc)
         return fail(vs, rc, "appending failed");

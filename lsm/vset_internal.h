@@ -65,10 +65,27 @@ struct version_add {
 int version_build(struct vset *vs, unsigned shard, const struct version *base, const struct edit_file *remove,
                   size_t remove_count, const struct version_add *add, size_t add_count, struct version **out);
 
-/* ---- level_iter.c ---- */
+/* ---- rollback.c ---- */
 
-/* Goes through the files of a sorted level, opening an iterator for one at a time. The level must outlive it. */
-int level_iter_new(const struct level *level, unsigned flags, struct iter **out);
+/*
+ * -EUCLEAN, with a line in the log, if files that the manifest does not name or know prove it to be older than they
+ * are. `logs`: all segment files there are.
+ */
+int rollback_check(const struct vset *vs, const uint64_t *unnamed_tables, size_t table_count, const uint64_t *logs,
+                   size_t log_count);
+
+/* ---- vset_open.c ---- */
+
+/* What of ours is in the store's directory. */
+struct listing {
+    uint64_t *tables, *logs; /* numbers of all NNNNNN.sst and NNNNNN.log; malloc'ed */
+    size_t table_count, table_capacity, log_count, log_capacity;
+    uint64_t number_max; /* of any file of ours */
+};
+int listing_read(struct env *env, const char *dir, struct listing *out);
+void listing_free(struct listing *l);
+/* Keeps only the tables that no version names. */
+int listing_keep_unnamed(const struct vset *vs, struct listing *l);
 
 /* ---- vset.c ---- */
 

@@ -162,50 +162,61 @@ static int build_shard(struct vset *vs, unsigned shard, const struct file_list *
 
 /* ---- the directory ---- */
 
-struct listing {
-    uint64_t *tables; /* numbers of all NNNNNN.sst */
-    size_t count, capacity;
-    uint64_t number_max; /* of any file of ours */
-};
-
 /* Only names that we would write ourselves: six digits or more, no other leading zeros, a known suffix. */
-static bool parse_name(const char *name, uint64_t *number, bool *is_table)
+static const char *parse_name(const char *name, uint64_t *number)
 {
     static const char *const suffixes[] = {"sst", "log", "blob"};
     *number = strtoull(name, NULL, 10);
     if (name[0] < '0' || name[0] > '9' || *number == 0 || *number > FILE_NUMBER_MAX)
-        return false;
+        return NULL;
     for (size_t i = 0; i < sizeof suffixes / sizeof suffixes[0]; i++) {
         char canonical[40];
         (void)snprintf(canonical, sizeof canonical, "%06" PRIu64 ".%s", *number, suffixes[i]);
-        *is_table = i == 0;
         if (!strcmp(name, canonical))
-            return true;
+            return suffixes[i];
     }
-    return false;
+    return NULL;
+}
+
+static int add_number(uint64_t **numbers, size_t *count, size_t *capacity, uint64_t number)
+{
+    if (*count == *capacity) {
+        size_t grown = *capacity ? *capacity * 2 : 64;
+        uint64_t *p = realloc(*numbers, grown * sizeof *p);
+        if (!p)
+            return -ENOMEM;
+        *numbers = p;
+        *capacity = grown;
+    }
+    (*numbers)[(*count)++] = number;
+    return 0;
 }
 
 static int take_name(void *arg, const char *name)
 {
     struct listing *l = arg;
     uint64_t number;
-    bool is_table;
-    if (!parse_name(name, &number, &is_table))
+    const char *suffix = parse_name(name, &number);
+    if (!suffix)
         return 0;
     if (number > l->number_max)
         l->number_max = number;
-    if (!is_table)
-        return 0;
-    if (l->count == l->capacity) {
-        size_t capacity = l->capacity ? l->capacity * 2 : 64;
-        uint64_t *tables = realloc(l->tables, capacity * sizeof *tables);
-        if (!tables)
-            return -ENOMEM;
-        l->tables = tables;
-        l->capacity = capacity;
-    }
-    l->tables[l->count++] = number;
-    return 0;
+    if (!strcmp(suffix, "sst"))
+        return add_number(&l->tables, &l->table_count, &l->table_capacity, number);
+    return strcmp(suffix, "log") ? 0 : add_number(&l->logs, &l->log_count, &l->log_capacity, number);
+}
+
+int listing_read(struct env *env, const char *dir, struct listing *out)
+{
+    memset(out, 0, sizeof *out);
+    return env_list(env, dir, take_name, out);
+}
+
+void listing_free(struct listing *l)
+{
+    free(l->tables);
+    free(l->logs);
+    memset(l, 0, sizeof *l);
 }
 
 static int compare_numbers(const void *a, const void *b)
@@ -235,27 +246,38 @@ static int live_tables(const struct vset *vs, uint64_t **out, size_t *count)
     return 0;
 }
 
-/* A table that can't be deleted now costs space, nothing else: the next open tries again. */
-static int delete_orphans(struct vset *vs, const struct listing *listing)
+int listing_keep_unnamed(const struct vset *vs, struct listing *l)
 {
-    uint64_t *live = NULL;
-    size_t live_count = 0, path_size = strlen(vs->dir) + 32;
+    uint64_t *live;
+    size_t live_count, kept = 0;
+    int rc = live_tables(vs, &live, &live_count);
+    if (rc)
+        return rc;
+    for (size_t i = 0; i < l->table_count; i++)
+        if (!bsearch(&l->tables[i], live, live_count, sizeof *live, compare_numbers))
+            l->tables[kept++] = l->tables[i];
+    l->table_count = kept;
+    free(live);
+    return 0;
+}
+
+/* A table that can't be deleted now costs space, nothing else: the next open tries again. */
+static int delete_orphans(struct vset *vs, const struct listing *unnamed)
+{
+    size_t path_size = strlen(vs->dir) + 32;
     char *path = malloc(path_size);
-    int rc = path ? live_tables(vs, &live, &live_count) : -ENOMEM;
-    for (size_t i = 0; !rc && i < listing->count; i++) {
-        uint64_t number = listing->tables[i];
-        if (bsearch(&number, live, live_count, sizeof number, compare_numbers))
-            continue;
-        table_path(vs->dir, number, path, path_size);
+    if (!path)
+        return -ENOMEM;
+    for (size_t i = 0; i < unnamed->table_count; i++) {
+        table_path(vs->dir, unnamed->tables[i], path, path_size);
         int error = env_unlink(vs->env, path);
         if (error)
             logger_write(&vs->log, LSM_LOG_WARNING, "%s: not in use, but can't be deleted: %s", path, strerror(-error));
         else
             logger_write(&vs->log, LSM_LOG_DEBUG, "%s: deleted, was not in use", path);
     }
-    free(live);
     free(path);
-    return rc;
+    return 0;
 }
 
 /* ---- opening ---- */
@@ -273,19 +295,25 @@ static int take_for_writing(struct vset *vs, const struct manifest_options *o, c
     return rc;
 }
 
-static int clean_up(struct vset *vs, const struct manifest_options *o, const struct manifest_contents *contents)
+/* Looks round in the directory; for writing, tidies it up. */
+static int take_directory(struct vset *vs, const struct manifest_options *o, const struct manifest_contents *contents)
 {
-    struct listing listing = {0};
-    int rc = env_list(vs->env, vs->dir, take_name, &listing);
-    if (!rc) {
+    struct listing listing;
+    int rc = listing_read(vs->env, vs->dir, &listing);
+    if (!rc)
+        rc = listing_keep_unnamed(vs, &listing);
+    if (!rc)
+        rc = rollback_check(vs, listing.tables, listing.table_count, listing.logs, listing.log_count);
+    if (!rc)
         raise_next_number(vs, listing.number_max + 1);
+    if (!rc && !vs->read_only) {
         rc = take_for_writing(vs, o, contents);
+        if (!rc)
+            rc = delete_orphans(vs, &listing);
+        if (!rc)
+            manifest_remove_new(o);
     }
-    if (!rc)
-        rc = delete_orphans(vs, &listing);
-    if (!rc)
-        manifest_remove_new(o);
-    free(listing.tables);
+    listing_free(&listing);
     return rc;
 }
 
@@ -305,8 +333,8 @@ int vset_open(const struct vset_options *options, struct vset **out)
             rc = build_shard(vs, i, &replay.shards[i]);
     }
     replay_free(&replay);
-    if (!rc && !vs->read_only)
-        rc = clean_up(vs, &o, &contents);
+    if (!rc)
+        rc = take_directory(vs, &o, &contents);
     if (rc) {
         vset_free(vs);
         return rc;

@@ -49,6 +49,7 @@ struct wal_use {
 /* How a record begins on the medium; see wal.c for the format. */
 #define WAL_HEADER_BYTES 48u
 #define WAL_SEGMENT_MIN (1u << 20)
+#define WAL_SEGMENT_MAX (UINT64_C(1) << 32) /* keeps a quarter of it within a record's length field */
 
 struct wal_options {
     struct env *env;
@@ -111,7 +112,7 @@ void wal_sync_async(struct wal *wal, void (*done)(void *arg, int result), void *
 /* All records below lsn are flushed: segments wholly below it return to the pool. */
 void wal_release(struct wal *wal, lsn_t lsn);
 
-/* Without threads: does the timer's work (sync after commit_ms, mark record). Returns 1 if it did anything. */
+/* Without threads: does the timer's work (sync after commit_ms, mark record), or makes a segment. 1 if it did anything. */
 int wal_tick(struct wal *wal);
 
 struct wal_stats {

@@ -17,6 +17,7 @@
  * retired, so that it may use a segment it looked up without holding the lock. Without, the callers
  * do it, one at a time through `preparing`.
  */
+#include "mutant.h"
 #include "wal_internal.h"
 
 #include <errno.h>
@@ -102,7 +103,7 @@ static int create_file(struct wal *wal, struct segment *s, const char *path)
     if (rc)
         return rc;
     rc = fill(s->file, wal->options.segment_bytes);
-    if (!rc)
+    if (!rc && !mutant("directory not synced for a segment"))
         rc = env_sync_dir(env, wal->dir);
     if (rc) {
         env_close(s->file);
@@ -239,6 +240,8 @@ static int begin_use(struct wal *wal, struct segment *s, lsn_t base)
     int rc = env_random(wal->options.env, &use.salt, sizeof(use.salt));
     if (rc)
         return rc;
+    if (mutant("stale records pass"))
+        use.salt = 1;
     s->use = use;
     choose_way(wal, s);
     return wal->options.use(wal->options.arg, &s->use);
@@ -301,6 +304,8 @@ static void release_live(struct wal *wal, lsn_t lsn)
 void segments_release(struct wal *wal, lsn_t lsn)
 {
     if (lsn > wal->synced)
+        lsn = wal->synced;
+    if (mutant("segments reused too early"))
         lsn = wal->synced;
     release_live(wal, lsn);
     while (wal->first != wal->last && segment_end(wal->first) <= lsn)

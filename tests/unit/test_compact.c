@@ -509,7 +509,7 @@ static void settle(struct fixture *f, struct shape *s, bool all, uint64_t oldest
         struct version *v = shape_version(f->vs, s);
         struct compaction c, second;
         check_targets(f->vs, v);
-        bool found = all ? compaction_pick_all(f->vs, v, oldest, &c) : compaction_pick(f->vs, v, oldest, &c);
+        bool found = all ? compaction_pick_all(f->vs, v, oldest, SEQ_MAX, &c) : compaction_pick(f->vs, v, oldest, &c);
         if (!found) {
             if (!all)
                 assert_true(version_score(f->vs, v) < 1.0);

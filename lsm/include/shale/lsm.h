@@ -78,7 +78,7 @@ struct lsm_options {
     unsigned commit_ms;          /* sync at the latest this long after a write; 0: 1000 */
     unsigned level_ratio;        /* size of a level relative to the one above; 0: 10 */
     lsm_route_fn route;          /* NULL: XXH3 of the whole key */
-    lsm_merge_fn merge;          /* NULL: lsm_batch_merge is refused with -EINVAL */
+    lsm_merge_fn merge;          /* NULL: -EINVAL from lsm_batch_merge, and from reading what must be folded */
     void *callback_arg;          /* passed to route and merge */
     void (*log)(void *arg, enum lsm_log_level level, const char *message); /* NULL: silent */
     void *log_arg;
@@ -106,7 +106,7 @@ unsigned lsm_shard_of(const struct lsm *db, const void *key, size_t key_len);
 /* ---- reading ------------------------------------------------------------------------------- */
 
 enum lsm_flags {
-    LSM_NOWAIT = 1u << 0, /* return -EAGAIN, having changed nothing, instead of blocking */
+    LSM_NOWAIT = 1u << 0, /* return -EAGAIN, having changed nothing, instead of blocking (as LSM_SYNC always would) */
     LSM_SYNC = 1u << 1,   /* lsm_commit: return only when the batch is on the medium */
     LSM_NOFILL = 1u << 2, /* reads: do not put blocks into the cache (one-off scans) */
 };
@@ -211,13 +211,13 @@ void lsm_snapshot_free(struct lsm *db, struct lsm_snapshot *snapshot); /* NULL i
 
 /* ---- maintenance --------------------------------------------------------------------------- */
 
-/* Flushes every memtable, then compacts everything into the last level. Blocks. */
+/* Flushes what was written before the call, then compacts it into the last level. Blocks. */
 int lsm_compact(struct lsm *db);
 
-/* Flushes every memtable. Blocks. */
+/* Flushes what was written before the call. Blocks. */
 int lsm_flush(struct lsm *db);
 
-/* With LSM_INLINE: does one step of pending background work; returns 1 if there was any, 0 if not. */
+/* With LSM_INLINE: does one step of pending background work; 1 if there was any, 0 if not, or why none succeeded. */
 int lsm_work(struct lsm *db);
 
 #define LSM_LEVELS 7
@@ -250,6 +250,51 @@ struct lsm_stats {
 };
 
 void lsm_stats_get(struct lsm *db, struct lsm_stats *out);
+
+/* ---- verifying and repairing, of a store that nobody has open ---- */
+
+/* Something that is not as it should be. Strings live until the callback returns. */
+struct lsm_problem {
+    const char *file; /* its name in the store's directory; "" if it is about none */
+    uint64_t offset;  /* in that file */
+    const char *what;
+    bool damage; /* false: nothing is lost, as with the torn tail that a crash leaves */
+};
+typedef void (*lsm_problem_fn)(void *arg, const struct lsm_problem *problem);
+
+struct lsm_verified {
+    uint64_t damaged; /* problems with `damage` set */
+    uint64_t notes;   /* other ones */
+    uint64_t tables, table_bytes, log_records, log_bytes;
+    bool unreadable; /* MANIFEST can't be read: lsm_open fails, the tables were looked at one by one */
+};
+
+/*
+ * Reads every byte of a store that counts (manifest, log up to its end, all blocks of all tables)
+ * and checks all that the formats promise. Calls `fn` for each problem; changes nothing. Of the options env, flags (none
+ * needed), log and progress are used; progress counts bytes of tables and log. Returns 0 if everything could be looked
+ * at, whatever was found. -EBUSY: the store is open for writing. -ENOENT: no store. -ENOTSUP: of a newer release.
+ */
+int lsm_verify(const char *path, const struct lsm_options *options, lsm_problem_fn fn, void *arg,
+               struct lsm_verified *out);
+
+struct lsm_repaired {
+    uint64_t keys_saved, keys_lost; /* in the tables that were rewritten; lost: of those whose key is still known */
+    uint64_t tables_rewritten, tables_written, files_kept;
+    bool rebuilt; /* the manifest was no longer good for anything */
+};
+
+/*
+ * Makes a store that lsm_open takes out of what is undamaged of one that it refuses or that returns -EIO.
+ * Strict: what is there afterwards is what had been there; a key of which only an older value can be
+ * read is gone. A damaged log is cut before the damage. Files that can't be used are moved to the
+ * directory "lost" in the store, with MANIFEST; `fn` is told of each, and of what is lost. A store without damage is left
+ * as it is. Of the options env, route, merge, callback_arg and memory_bytes are used, and shards if the
+ * number of shards can't be found out. Errors as for lsm_open; on any of them, the store is as it was, or one
+ * repair further; -EBUSY: it is open.
+ */
+int lsm_repair(const char *path, const struct lsm_options *options, lsm_problem_fn fn, void *arg,
+               struct lsm_repaired *out);
 
 #ifdef __cplusplus
 }
