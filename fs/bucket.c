@@ -43,7 +43,10 @@ static bool read_entry(struct reader *r, fs_id dir, struct bucket_entry *e)
         e->record = read_bytes(r, len > UINT32_MAX ? SIZE_MAX : (size_t)len);
         r->bad |= e->type == S_IFDIR;
     }
-    return !r->bad && head <= (HAS_RECORD | INDEX_MASK) && e->name_len > 0 && type_valid(e->type);
+    if (r->bad || head > (HAS_RECORD | INDEX_MASK) || !type_valid(e->type))
+        return false;
+    /* What the kernel believes of us: no name leads anywhere else, nothing is an id with a meaning of its own. */
+    return fs_name_check(e->name, e->name_len, -EINVAL) == 0 && (e->id & ID_SERIAL_MASK) >= ID_SERIAL_FIRST;
 }
 
 int bucket_decode(const void *bytes, size_t len, struct bucket *b)

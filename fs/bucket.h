@@ -5,9 +5,11 @@
  *
  *   u8  index (6 bits) | 0x40 if the inode's record is here
  *   u8  type: st_mode >> 12
- *   u8  length of the name, 1..255; the name
+ *   u8  length of the name, 1..255; the name, which is not "." or ".." and has no '/' or NUL
  *   varint  id ^ (virtual shard of the directory << 52): short for what lies beside its directory
  *   if the record is here: varint length, inode record (record.h)
+ *
+ * No id is a reserved one (keys.h): nothing leads back to the root, or into a control directory.
  *
  * The index of an entry never changes: it is a part of its readdir position and of key 0x06. A bucket
  * without entries has no key.

@@ -225,8 +225,12 @@ void itable_discard(struct itable_entry *prepared) { free(prepared); }
 void itable_insert(struct itable *t, struct itable_entry *prepared, fs_id id, const struct itable_info *info)
 {
     struct shard *s = shard_lock(t, id);
-    shard_add(s, prepared, id, info);
+    bool there = ref_existing(s, id);
+    if (!there)
+        shard_add(s, prepared, id, info);
     pthread_mutex_unlock(&s->lock);
+    if (there)
+        itable_discard(prepared);
 }
 
 bool itable_forget(struct itable *t, fs_id id, uint64_t count, struct itable_info *out)

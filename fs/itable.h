@@ -37,7 +37,10 @@ bool itable_find(struct itable *t, fs_id id, struct itable_info *out);
 /* Adds a reference; an entry made for it starts with `info`, one that exists keeps what it says. -ENOMEM */
 int itable_ref(struct itable *t, fs_id id, const struct itable_info *info);
 
-/* For creation: what may fail comes before the commit, the insertion of a new id after it. */
+/*
+ * For creation: what may fail comes before the commit, the insertion of a new id after it. On a damaged
+ * store an id that is new may be in the table; then it gets a reference and stays what it is.
+ */
 struct itable_entry *itable_prepare(void);
 void itable_insert(struct itable *t, struct itable_entry *prepared, fs_id id, const struct itable_info *info);
 void itable_discard(struct itable_entry *prepared); /* NULL is allowed */

@@ -93,6 +93,7 @@ struct creation {
 static int new_id(struct fs *fs, fs_id parent, bool dir, fs_id *id)
 {
     uint64_t serial, vshard = id_vshard(parent);
+    struct itable_info used;
 
     int r = ids_next(&fs->ids, &serial);
     if (r < 0)
@@ -100,6 +101,10 @@ static int new_id(struct fs *fs, fs_id parent, bool dir, fs_id *id)
     if (dir)
         vshard = XXH3_64bits_withSeed(&serial, sizeof(serial), fs->hash_seed) & (ID_VSHARDS - 1);
     *id = vshard << 52 | serial;
+    if (itable_find(fs->inodes, *id, &used)) {
+        struct key lease = key_plain(ID_SUPER, KEY_LEASE);
+        return fs_damaged(fs, &lease, "an id beyond all that were given out is in use");
+    }
     return 0;
 }
 
@@ -129,7 +134,7 @@ static int creation_place(struct creation *c, int *index)
     struct itable_info info;
 
     lockset_inode(&c->locks, c->parent, true);
-    lockset_acquire(&c->locks);
+    txn_lock(&c->txn, &c->locks);
     int r = fs_dir_check(fs, c->parent, &info);
     if (r < 0)
         return r;
@@ -308,7 +313,7 @@ static int link_lock(struct linking *l, fs_id id, fs_id parent, uint64_t hash)
         lockset_inode(&l->locks, parent, true);
         if (seen.home.kind == HOME_ENTRY)
             lockset_inode(&l->locks, seen.home.parent, true);
-        lockset_acquire(&l->locks);
+        txn_lock(&l->txn, &l->locks);
         if (!itable_find(fs->inodes, id, &now))
             return -ESTALE;
         if (now.home.kind != HOME_ENTRY ||
@@ -493,7 +498,7 @@ static int remove_once(struct fs *fs, fs_id parent, const char *name, size_t len
     if (r == 0) {
         lockset_inode(&locks, parent, true);
         lockset_inode(&locks, id, true);
-        lockset_acquire(&locks);
+        txn_lock(&t, &locks);
         lockset_buckets(&locks, &place, 1);
         r = remove_locked(&t, &b, name, len, id, &d);
     }

@@ -53,6 +53,8 @@ static int list_next(struct fs *fs, unsigned shard, enum key_tag tag, fs_id afte
     struct lsm_iter *it = NULL;
     size_t len;
 
+    if (after == UINT64_MAX) /* only damage has such an id; it is the last one */
+        return -ENOENT;
     int r = fs_scan(fs, &lower, &upper, &it);
     if (r < 0)
         return r;

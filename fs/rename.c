@@ -20,7 +20,6 @@
 #include <string.h>
 #include <xxhash.h>
 
-#define ANCESTORS_MAX (1u << 20) /* deeper trees than that are a loop that damage made */
 
 /* One of the two names, and what it means. */
 struct side {
@@ -97,12 +96,16 @@ static int check_kinds(const struct renaming *rn)
     return 0;
 }
 
-/* -EINVAL if `dir` is `id` or lies below it. */
+/*
+ * -EINVAL if `dir` is `id` or lies below it. Damage can make a loop of parents: as Brent has it (1980), an
+ * ancestor is remembered at every power of two, and met again if there is a loop.
+ */
 static int check_not_below(struct fs *fs, fs_id dir, fs_id id)
 {
     struct itable_info info = {.home = {.kind = HOME_DIR}};
+    fs_id seen = 0;
 
-    for (unsigned i = 0; i < ANCESTORS_MAX; i++) {
+    for (uint64_t steps = 1;; steps++) {
         struct inode_view v;
         if (dir == id)
             return -EINVAL;
@@ -113,8 +116,13 @@ static int check_not_below(struct fs *fs, fs_id dir, fs_id id)
         inode_view_release(&v);
         if (r < 0)
             return r;
+        if (dir == seen) {
+            struct key key = key_plain(dir, KEY_DIR);
+            return fs_damaged(fs, &key, "the directory lies in itself");
+        }
+        if ((steps & (steps - 1)) == 0)
+            seen = dir;
     }
-    return -ELOOP;
 }
 
 static int check_loop(const struct renaming *rn)
@@ -147,7 +155,7 @@ static void lock_all(struct renaming *rn)
     lockset_inode(&rn->locks, rn->from.id, true);
     if (rn->to.id != 0)
         lockset_inode(&rn->locks, rn->to.id, true);
-    lockset_acquire(&rn->locks);
+    txn_lock(&rn->txn, &rn->locks);
     lockset_buckets(&rn->locks, names, 2);
 }
 

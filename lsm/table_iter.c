@@ -36,6 +36,7 @@ struct table_iter {
     struct table_window window;
     uint64_t next_offset; /* where the data block after the last one begins */
     unsigned in_sequence; /* data blocks read one after the other */
+    unsigned walked;      /* a bit for each level: its cursor was moved into since the root was entered */
     struct cursor cursor[TABLE_LEVELS_MAX];
 };
 
@@ -106,16 +107,23 @@ static bool enter_block(struct table_iter *it, unsigned level, struct block_hand
     return true;
 }
 
-/* Loads the block that the cursor above names. */
-static bool enter_child(struct table_iter *it, unsigned level)
+/*
+ * Loads the block that the cursor above names. The blocks of a level stand in the file in the order of their
+ * keys; an index of lies that names some again and again could make a walk as good as endless.
+ */
+static bool enter_child(struct table_iter *it, unsigned level, bool forward)
 {
     const struct cursor *parent = &it->cursor[level - 1];
+    const uint64_t from = it->cursor[level].handle.offset;
     struct block_handle h;
     int err = table_child_handle(it->table, parent->handle.offset, &parent->at, &h);
+    if (!err && it->walked & 1u << level && (forward ? h.offset <= from : h.offset >= from))
+        err = table_bad_block(it->table, parent->handle.offset);
     if (err) {
         stop(it, err);
         return false;
     }
+    it->walked |= 1u << level;
     return enter_block(it, level, h);
 }
 
@@ -148,7 +156,8 @@ static void step(struct block_iter *at, bool forward)
 
 /*
  * Goes on from the cursor of `level` to the nearest entry in the direction: down if the cursor
- * stands on something, up and one further if not. Ends, since no entry of an index is passed twice.
+ * stands on something, up and one further if not. Ends, since no entry of an index is passed twice, and
+ * no block entered twice.
  */
 static void settle(struct table_iter *it, unsigned level, bool forward)
 {
@@ -164,7 +173,7 @@ static void settle(struct table_iter *it, unsigned level, bool forward)
             return;
         }
         if (c->at.valid) {
-            if (!enter_child(it, level + 1)) {
+            if (!enter_child(it, level + 1, forward)) {
                 if (!pass_over(it))
                     return;
                 step(&c->at, forward);
@@ -187,6 +196,7 @@ static void settle(struct table_iter *it, unsigned level, bool forward)
 /* Into the root. False: the iterator has been stopped. */
 static bool enter_root(struct table_iter *it)
 {
+    it->walked = 0;
     if (enter_block(it, 0, it->table->layout.root))
         return true;
     (void)pass_over(it); /* then it is at its end */
@@ -227,7 +237,7 @@ static void table_iter_seek(struct iter *base, const uint8_t *key, size_t len, u
         block_iter_seek(&it->cursor[level].at, &target);
         if (level == it->table->layout.depth || !it->cursor[level].at.valid)
             break;
-        if (!enter_child(it, ++level))
+        if (!enter_child(it, ++level, true))
             return;
     }
     settle(it, level, true);

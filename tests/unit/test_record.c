@@ -288,7 +288,10 @@ static void random_bucket(struct bucket *b, char names[BUCKET_ENTRIES_MAX][256])
     static const uint32_t types[] = {S_IFREG, S_IFLNK, S_IFDIR, S_IFCHR};
     *b = (struct bucket){.dir = rnd(), .hash = rnd() & HASH_MASK};
     for (uint64_t n = 1 + below(below(4) ? 3 : BUCKET_ENTRIES_MAX); n > 0; n--) {
-        struct bucket_entry e = {.id = below(2) ? rnd() : (b->dir & ~ID_SERIAL_MASK) | below(100000), .type = types[below(4)]};
+        struct bucket_entry e = {.id = below(2) ? rnd() : (b->dir & ~ID_SERIAL_MASK) | below(100000),
+                                 .type = types[below(4)]};
+        if ((e.id & ID_SERIAL_MASK) < ID_SERIAL_FIRST)
+            e.id += ID_SERIAL_FIRST;
         do
             e.index = (uint8_t)below(BUCKET_ENTRIES_MAX);
         while (bucket_at(b, e.index));
@@ -331,6 +334,37 @@ static void test_bucket(void **arg)
         assert_true(index < 0 || !bucket_at(&b, (unsigned)index));
         torture(out, len, decode_bucket);
         free(out);
+    }
+}
+
+/* Names that lead elsewhere and ids with a meaning of their own: nothing wrote them. */
+static void test_bucket_refuses(void **arg)
+{
+    static const struct {
+        const char *name;
+        uint8_t len;
+        fs_id serial;
+        int expected;
+    } cases[] = {{"good", 4, ID_SERIAL_FIRST, 0},
+                 {"...", 3, 77, 0},
+                 {".", 1, 77, -EIO},
+                 {"..", 2, 77, -EIO},
+                 {"a/b", 3, 77, -EIO},
+                 {"/", 1, 77, -EIO},
+                 {"a\0b", 3, 77, -EIO},
+                 {"root", 4, FS_ID_ROOT, -EIO},
+                 {"zero", 4, 0, -EIO},
+                 {"control", 7, FS_ID_CONTROL_FIRST, -EIO}};
+    static struct bucket b, back;
+    (void)arg;
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        struct bucket_entry e = {.name = cases[i].name, .name_len = cases[i].len, .type = S_IFREG};
+        uint8_t out[64];
+        e.id = UINT64_C(3) << 52 | cases[i].serial;
+        b.count = 0;
+        b.dir = back.dir = UINT64_C(3) << 52 | 99;
+        bucket_add(&b, &e);
+        assert_int_equal(bucket_decode(out, bucket_encode(&b, out), &back), cases[i].expected);
     }
 }
 
@@ -398,6 +432,7 @@ int main(void)
         cmocka_unit_test(test_inode),  cmocka_unit_test(test_inode_compact), cmocka_unit_test(test_inode_unknown),
         cmocka_unit_test(test_dir),    cmocka_unit_test(test_touch),         cmocka_unit_test(test_bucket),
         cmocka_unit_test(test_super),  cmocka_unit_test(test_truncate),      cmocka_unit_test(test_itable),
+        cmocka_unit_test(test_bucket_refuses),
     };
     const char *env = getenv("SHALE_SEED");
     seed = env ? strtoull(env, NULL, 0) : (uint64_t)time(NULL);
