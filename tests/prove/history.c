@@ -1,0 +1,759 @@
+/*
+ * history.c - random operations on a store, the model of what they do, and comparing the two.
+ *
+ * A value is {le64 sum, filler made from it}: a merge operand too, and folding adds the sums and keeps the
+ * longer length. So any mixture of two values, and any value in a wrong place, is told from a right one.
+ */
+#include "prove.h"
+
+#include "coding.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define VALUE_MAX (200u << 10)
+#define BATCH_MAX (240u << 10) /* below a quarter of the smallest segment */
+#define KEY_BYTES (LSM_KEY_MAX)
+#define WORK_STEPS_MAX 10000u
+#define LOG_LINES 12u
+
+struct totals totals;
+char proof_replay[160], proof_place[400];
+bool proof_failed;
+
+/* ---- failures ---- */
+
+static char log_lines[LOG_LINES][240];
+static unsigned log_next;
+
+static void log_line(void *arg, enum lsm_log_level level, const char *message)
+{
+    (void)arg;
+    if (level <= LSM_LOG_WARNING)
+        (void)snprintf(log_lines[log_next++ % LOG_LINES], sizeof log_lines[0], "%s", message);
+}
+
+void proof_begin(const char *kind, uint64_t seed)
+{
+    (void)snprintf(proof_replay, sizeof proof_replay, "--history=%s:0x%llx", kind, (unsigned long long)seed);
+    proof_place[0] = 0;
+    proof_failed = false;
+    memset(log_lines, 0, sizeof log_lines);
+    totals.histories++;
+}
+
+size_t proof_enter(const char *format, ...)
+{
+    va_list args;
+    size_t mark = strlen(proof_place);
+
+    va_start(args, format);
+    (void)vsnprintf(proof_place + mark, sizeof proof_place - mark, format, args);
+    va_end(args);
+    return mark;
+}
+
+void proof_leave(size_t mark)
+{
+    if (!proof_failed)
+        proof_place[mark] = 0;
+}
+
+void proof_fail(const char *format, ...)
+{
+    va_list args;
+
+    if (proof_failed)
+        return;
+    proof_failed = true;
+    totals.failures++;
+    printf("FAILED: ");
+    va_start(args, format);
+    vprintf(format, args);
+    va_end(args);
+    printf("\n  where:  %s\n  replay: prove_engine %s\n", proof_place, proof_replay);
+    for (unsigned i = 0; i < LOG_LINES; i++) {
+        const char *line = log_lines[(log_next + i) % LOG_LINES];
+        if (line[0])
+            printf("  engine: %s\n", line);
+    }
+    fflush(stdout);
+}
+
+/* ---- randomness ---- */
+
+uint64_t seed_mix(uint64_t a, uint64_t b)
+{
+    uint64_t z = (a ^ b * UINT64_C(0x9e3779b97f4a7c15)) + UINT64_C(0x632be59bd9b4e019);
+
+    z = (z ^ z >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
+    z = (z ^ z >> 27) * UINT64_C(0x94d049bb133111eb);
+    return z ^ z >> 31;
+}
+
+uint64_t run_draw(struct run *r)
+{
+    r->random += UINT64_C(0x9e3779b97f4a7c15);
+    return seed_mix(r->random, 0);
+}
+
+static uint64_t below(struct run *r, uint64_t n) { return run_draw(r) % n; }
+static bool one_in(struct run *r, uint64_t n) { return run_draw(r) % n == 0; }
+
+/* ---- keys and values ---- */
+
+static size_t key_of(const struct profile *p, unsigned i, uint8_t key[KEY_BYTES])
+{
+    unsigned shards = p->options.shards;
+    size_t len = 0;
+
+    if (i == 0 && !p->key_padding)
+        return 0; /* the empty key is one like any other */
+    key[len++] = (uint8_t)(i < MODEL_KEYS ? i % shards : i - MODEL_KEYS);
+    len += (size_t)sprintf((char *)key + len, i < MODEL_KEYS ? "k%03u" : "number%u", i);
+    memset(key + len, 'p', p->key_padding);
+    return len + p->key_padding;
+}
+
+static uint64_t route(void *arg, const void *key, size_t len)
+{
+    (void)arg;
+    return len ? *(const uint8_t *)key : 0;
+}
+
+static void make_value(uint8_t *out, uint64_t sum, size_t len)
+{
+    uint64_t word = seed_mix(sum, 1);
+
+    put_le64(out, sum);
+    for (size_t at = 8; at < len; at += 8, word++)
+        memcpy(out + at, &word, len - at < 8 ? len - at : 8);
+}
+
+static bool value_is(const struct model_value *m, const uint8_t *data, size_t len)
+{
+    uint64_t word = seed_mix(m->sum, 1);
+
+    if (len != m->len || get_le64(data) != m->sum)
+        return false;
+    for (size_t at = 8; at < len; at += 8, word++) {
+        if (memcmp(data + at, &word, len - at < 8 ? len - at : 8))
+            return false;
+    }
+    return true;
+}
+
+static size_t merge(void *arg, const void *base, size_t base_len, bool base_is_operand, const void *operand,
+                    size_t operand_len, void *out)
+{
+    uint64_t sum = get_le64(operand);
+    size_t len = operand_len;
+
+    (void)arg, (void)base_is_operand;
+    if (base) {
+        sum += get_le64(base);
+        len = base_len > len ? base_len : len;
+    }
+    make_value(out, sum, len);
+    return len;
+}
+
+void profile_make(struct profile *p, uint64_t seed)
+{
+    struct run draws = {.random = seed_mix(seed, 77)};
+    struct run *r = &draws;
+
+    *p = (struct profile){
+        .options =
+            {
+                .flags = LSM_CREATE | LSM_INLINE,
+                .shards = (unsigned)(1 + below(r, MODEL_SHARDS_MAX)),
+                .memory_bytes = 8u << 20,
+                .write_buffer_bytes = (8u << 10) << below(r, 4),
+                .table_bytes = (8u << 10) << below(r, 3),
+                .block_bytes = (size_t)512 << below(r, 3),
+                .log_segment_bytes = 1u << 20,
+                .log_budget_bytes = (256u << 10) << (2 * below(r, 3)),
+                .level_ratio = (unsigned)(2 + below(r, 3)),
+                .commit_ms = 20,
+                .merge = merge,
+                .route = route,
+                .log = log_line,
+            },
+        .key_padding = one_in(r, 4) ? 300 + below(r, 600) : 0,
+        .large = one_in(r, 3) ? 100 : 10,
+        .keys = one_in(r, 3) ? 12 : MODEL_KEYS,
+        .deletes = (unsigned)below(r, 60),
+        .merges = (unsigned)below(r, 35),
+    };
+    if (one_in(r, 4)) { /* a cold shard pins much of the log */
+        p->cold = 97;
+        p->large = 200;
+        p->options.log_budget_bytes = 16u << 20;
+    }
+}
+
+/* ---- runs ---- */
+
+volatile bool proof_own_memory; /* the compiler thinks that realloc does not look at it */
+
+/* Memory of the prover's own: never one of the allocations that are made to fail. */
+static void *own_memory(void *old, size_t bytes)
+{
+    proof_own_memory = true;
+    void *p = realloc(old, bytes);
+    proof_own_memory = false;
+    if (!p)
+        abort();
+    if (!old)
+        memset(p, 0, bytes);
+    return p;
+}
+
+static struct model *state_at(struct run *r, size_t i)
+{
+    if (i >= r->capacity) {
+        r->capacity = 2 * i + 8;
+        r->states = own_memory(r->states, r->capacity * sizeof *r->states);
+    }
+    return &r->states[i];
+}
+
+static struct run *run_bare(const struct profile *profile, struct env *env, uint64_t seed)
+{
+    struct run *r = own_memory(NULL, sizeof *r);
+
+    r->profile = profile;
+    r->env = env;
+    r->random = seed;
+    r->op = "open";
+    return r;
+}
+
+struct run *run_new(const struct profile *profile, struct env *env, uint64_t seed)
+{
+    struct run *r = run_bare(profile, env, seed);
+
+    memset(state_at(r, 0), 0, sizeof *r->states);
+    return r;
+}
+
+struct run *run_branch(const struct run *from, struct env *env, size_t low, size_t high, uint64_t seed)
+{
+    struct run *r = run_bare(from->profile, env, seed);
+
+    r->base = from->base + low;
+    r->count = high - low;
+    state_at(r, r->count + 1);
+    memcpy(r->states, from->states + low, (r->count + 1) * sizeof *r->states);
+    return r;
+}
+
+void run_keep_in_doubt(struct run *r, const struct run *from)
+{
+    *state_at(r, r->count + 1) = from->states[from->count + 1];
+    r->in_doubt = true;
+}
+
+void run_drop_snapshots(struct run *r)
+{
+    for (unsigned i = 0; i < RUN_SNAPSHOTS; i++) {
+        if (r->db)
+            lsm_snapshot_free(r->db, r->snapshots[i]);
+        r->snapshots[i] = NULL;
+    }
+}
+
+/* An operation has failed: is that all right? */
+static int failed_with(struct run *r, int err)
+{
+    r->last_error = err;
+    if (err && !r->errors_allowed)
+        proof_fail("%s: %s", r->op, strerror(-err));
+    return err;
+}
+
+void run_synced(struct run *r)
+{
+    if (r->count > 0) {
+        struct model spare;
+        bool keep = r->in_flight || r->in_doubt;
+        if (keep)
+            spare = r->states[r->count + 1];
+        r->states[0] = r->states[r->count];
+        if (keep)
+            *state_at(r, 1) = spare;
+    }
+    r->base += r->count;
+    r->count = 0;
+}
+
+int run_open(struct run *r)
+{
+    struct lsm_options options = r->profile->options;
+
+    r->op = "open";
+    options.env = r->env;
+    int err = lsm_open(STORE, &options, &r->db);
+    if (err)
+        r->db = NULL;
+    return failed_with(r, err);
+}
+
+void run_abandon(struct run *r)
+{
+    run_drop_snapshots(r);
+    (void)lsm_close(r->db);
+    r->db = NULL;
+}
+
+void run_free(struct run *r)
+{
+    if (!r)
+        return;
+    if (r->db)
+        run_abandon(r);
+    free(r->states);
+    free(r);
+}
+
+int run_close(struct run *r)
+{
+    r->op = "close";
+    run_drop_snapshots(r);
+    int err = lsm_close(r->db);
+    r->db = NULL;
+    if (!err && r->sync_lost && r->count > 0)
+        proof_fail("close succeeds after a sync of the same data failed");
+    if (!err)
+        run_synced(r);
+    return failed_with(r, err);
+}
+
+bool run_is_read_only(struct run *r)
+{
+    struct lsm_stats *st = own_memory(NULL, sizeof *st);
+
+    lsm_stats_get(r->db, st);
+    bool read_only = st->failed != 0 || st->read_only;
+    free(st);
+    return read_only;
+}
+
+/* ---- comparing ---- */
+
+/* An error while reading is no wrong answer, if faults are about. */
+static bool read_failed(struct run *r, const char *what, int err)
+{
+    if (!r->errors_allowed)
+        proof_fail("%s: %s", what, strerror(-err));
+    return r->errors_allowed;
+}
+
+static void order_keys(const struct profile *p, unsigned order[MODEL_ALL])
+{
+    uint8_t a[KEY_BYTES], b[KEY_BYTES];
+
+    for (unsigned i = 0; i < MODEL_ALL; i++) {
+        unsigned at = i;
+        size_t alen = key_of(p, i, a);
+        for (; at > 0; at--) {
+            size_t blen = key_of(p, order[at - 1], b);
+            int c = memcmp(b, a, alen < blen ? alen : blen);
+            if (c < 0 || (c == 0 && blen < alen))
+                break;
+            order[at] = order[at - 1];
+        }
+        order[at] = i;
+    }
+}
+
+static bool compare_scan(struct run *r, struct lsm_iter *it, const struct model *m,
+                         const unsigned order[MODEL_ALL], bool backwards)
+{
+    uint8_t key[KEY_BYTES];
+    size_t len;
+
+    backwards ? lsm_iter_last(it) : lsm_iter_first(it);
+    for (unsigned n = 0; n < MODEL_ALL; n++) {
+        unsigned i = order[backwards ? MODEL_ALL - 1 - n : n];
+        if (!m->value[i].exists)
+            continue;
+        if (!lsm_iter_valid(it) && lsm_iter_status(it))
+            return read_failed(r, "iterator", lsm_iter_status(it));
+        size_t key_len = key_of(r->profile, i, key);
+        const void *found = lsm_iter_valid(it) ? lsm_iter_key(it, &len) : NULL;
+        if (!found || len != key_len || memcmp(found, key, len)) {
+            proof_fail("%s: key %u is missing, or another before it is too many", "iterator", i);
+            return false;
+        }
+        const void *value = lsm_iter_value(it, &len);
+        if (!value_is(&m->value[i], value, len)) {
+            proof_fail(
+                "iterator: key %u has a wrong value (%zu bytes, sum %llu; should be %u bytes, sum %llu)", i,
+                len, len >= 8 ? (unsigned long long)get_le64(value) : 0, m->value[i].len,
+                (unsigned long long)m->value[i].sum);
+            return false;
+        }
+        backwards ? lsm_iter_prev(it) : lsm_iter_next(it);
+    }
+    if (lsm_iter_valid(it)) {
+        proof_fail("iterator: a key that should not be there");
+        return false;
+    }
+    return lsm_iter_status(it) ? read_failed(r, "iterator", lsm_iter_status(it)) : true;
+}
+
+static bool compare_gets(struct run *r, const struct lsm_snapshot *snapshot, const struct model *m)
+{
+    uint8_t key[KEY_BYTES];
+
+    for (unsigned i = 0; i < MODEL_ALL; i++) {
+        struct lsm_value v;
+        int err = lsm_get(r->db, key, key_of(r->profile, i, key), snapshot, 0, &v);
+        bool right = err ? !m->value[i].exists : m->value[i].exists && value_is(&m->value[i], v.data, v.len);
+        if (!err)
+            lsm_value_release(&v);
+        if (err && err != -ENOENT) {
+            if (!read_failed(r, "get", err))
+                return false;
+        } else if (!right) {
+            proof_fail("get: key %u %s", i, err ? "is missing" : "has a wrong value, or should not be there");
+            return false;
+        }
+    }
+    return true;
+}
+
+static bool compare(struct run *r, const struct lsm_snapshot *snapshot, const struct model *m)
+{
+    struct lsm_iter_options o = {.snapshot = snapshot};
+    struct lsm_iter *it;
+    unsigned order[MODEL_ALL];
+
+    int err = lsm_iter_new(r->db, &o, &it);
+    if (err)
+        return read_failed(r, "lsm_iter_new", err);
+    order_keys(r->profile, order);
+    bool right = compare_scan(r, it, m, order, false);
+    if (right && one_in(r, 4))
+        right = compare_scan(r, it, m, order, true);
+    lsm_iter_free(it);
+    return right && compare_gets(r, snapshot, m);
+}
+
+/* The highest batch number that the store knows of. Negative: an error. */
+static int highest_number(struct run *r, uint64_t *out)
+{
+    uint8_t key[KEY_BYTES];
+
+    *out = 0;
+    for (unsigned i = 0; i < r->profile->options.shards; i++) {
+        struct lsm_value v;
+        int err = lsm_get(r->db, key, key_of(r->profile, MODEL_KEYS + i, key), NULL, 0, &v);
+        if (err == -ENOENT)
+            continue;
+        if (err)
+            return err;
+        uint64_t number = v.len >= 8 ? get_le64(v.data) : UINT64_MAX;
+        lsm_value_release(&v);
+        *out = number > *out ? number : *out;
+    }
+    return 0;
+}
+
+static void look_if_applied(struct run *r)
+{
+    uint64_t number;
+
+    if (!r->perhaps_applied || highest_number(r, &number))
+        return; /* it can't be read now, and is looked at later */
+    r->perhaps_applied = false;
+    if (number != r->base + r->count + 1)
+        return;
+    r->count++;
+    r->in_doubt = false;
+    r->sync_lost = true;
+}
+
+bool run_check(struct run *r)
+{
+    look_if_applied(r);
+    return r->perhaps_applied || compare(r, NULL, &r->states[r->count]);
+}
+
+bool run_settle(struct run *r, size_t low, size_t high)
+{
+    uint64_t number;
+
+    int err = highest_number(r, &number);
+    if (err) {
+        (void)read_failed(r, "reading after a crash", err);
+        return false;
+    }
+    if (number < r->base + low || number > r->base + high) {
+        proof_fail("after a crash the store is at batch %llu; it must be at %llu (synced) to %llu",
+                   (unsigned long long)number, (unsigned long long)(r->base + low),
+                   (unsigned long long)(r->base + high));
+        return false;
+    }
+    r->count = (size_t)(number - r->base);
+    r->in_flight = r->in_doubt = r->perhaps_applied = r->sync_lost = false;
+    if (!run_check(r))
+        return false;
+    run_synced(r);
+    return true;
+}
+
+/* ---- operations ---- */
+
+static void change(struct run *r, struct lsm_batch *b, struct model *next, unsigned i)
+{
+    static uint8_t value[VALUE_MAX];
+    uint8_t key[KEY_BYTES];
+    const struct profile *p = r->profile;
+    struct model_value *m = &next->value[i];
+    size_t key_len = key_of(p, i, key), len = 8 + below(r, 100);
+    uint64_t sum = below(r, 1u << 20), kind = below(r, 100);
+
+    if (kind < p->deletes) {
+        lsm_batch_delete(b, key, key_len);
+        m->exists = false;
+        return;
+    }
+    bool is_merge = kind < p->deletes + p->merges;
+    if (!is_merge && one_in(r, 10))
+        len = 8 + below(r, 6000);
+    if (!is_merge && below(r, 1000) < p->large)
+        len = 20000 + below(r, VALUE_MAX - 20000);
+    if (lsm_batch_bytes(b) + key_len + len > BATCH_MAX)
+        return;
+    make_value(value, sum, len);
+    if (is_merge)
+        lsm_batch_merge(b, key, key_len, value, len);
+    else
+        lsm_batch_put(b, key, key_len, value, len);
+    if (is_merge && m->exists) {
+        sum += m->sum;
+        len = m->len > len ? m->len : len;
+    }
+    *m = (struct model_value){true, (uint32_t)len, sum};
+}
+
+/* Of some shards or one; always with the number of the batch in a shard that it touches. */
+static void fill_batch(struct run *r, struct lsm_batch *b, struct model *next)
+{
+    unsigned shards = r->profile->options.shards, n = (unsigned)(1 + below(r, one_in(r, 8) ? 30 : 4));
+    bool cold = r->profile->cold && below(r, 100) < r->profile->cold; /* all but the first shard are */
+    bool single = cold || one_in(r, 2);
+    unsigned home = cold ? 0 : (unsigned)below(r, shards), touched = 1u << home;
+    uint64_t number = r->base + r->count + 1;
+    uint8_t key[KEY_BYTES], value[8];
+
+    for (unsigned k = 0; k < n; k++) {
+        unsigned i = (unsigned)below(r, r->profile->keys);
+        if (single)
+            i = i / shards * shards + home;
+        if (i >= r->profile->keys)
+            continue;
+        change(r, b, next, i);
+        touched |= 1u << i % shards;
+    }
+    for (unsigned s = 0; s < shards; s++) {
+        if (s != home && (!(touched >> s & 1) || one_in(r, 2)))
+            continue;
+        put_le64(value, number);
+        lsm_batch_put(b, key, key_of(r->profile, MODEL_KEYS + s, key), value, sizeof value);
+        next->value[MODEL_KEYS + s] = (struct model_value){true, sizeof value, number};
+    }
+}
+
+/* A commit failed. Nothing of it may be seen, except that -EIO from LSM_SYNC means: applied, perhaps not durable. */
+static void after_failed_commit(struct run *r, bool sync)
+{
+    r->in_flight = false;
+    r->in_doubt = run_is_read_only(r);
+    r->perhaps_applied = sync && r->in_doubt;
+    look_if_applied(r);
+}
+
+static int refused_batch(struct run *r)
+{
+    int err = lsm_put(r->db, "k", 1, "", 0, 0);
+
+    if (!err)
+        proof_fail("a store takes a batch after one has ended it");
+    return failed_with(r, err);
+}
+
+int run_batch(struct run *r, bool sync)
+{
+    struct lsm_batch *b;
+
+    r->op = sync ? "commit with sync" : "commit";
+    if (r->in_doubt) /* the store is read-only; what it left in states[] is still needed */
+        return refused_batch(r);
+    int err = lsm_batch_new(&b);
+    if (err)
+        return failed_with(r, err);
+    struct model *next = state_at(r, r->count + 1);
+    *next = r->states[r->count];
+    fill_batch(r, b, next);
+    unsigned nowait = one_in(r, 10) ? LSM_NOWAIT : 0;
+    r->in_flight = true;
+    do
+        err = lsm_commit(r->db, b, nowait | (sync ? LSM_SYNC : 0));
+    while (err == -EAGAIN && nowait && !(nowait = 0));
+    r->in_flight = err == 0;
+    if (err) {
+        after_failed_commit(r, sync);
+    } else {
+        r->in_flight = false;
+        r->count++;
+        totals.batches++;
+        if (sync && r->sync_lost)
+            proof_fail("a commit with sync succeeds after a sync has failed");
+        if (sync)
+            run_synced(r);
+    }
+    lsm_batch_free(b);
+    return failed_with(r, err);
+}
+
+int run_sync(struct run *r)
+{
+    r->op = "sync";
+    int err = lsm_sync(r->db);
+    if (!err && r->sync_lost && r->count > 0)
+        proof_fail("a sync succeeds after one of the same data has failed");
+    if (err)
+        r->sync_lost = true;
+    else
+        run_synced(r);
+    return failed_with(r, err);
+}
+
+static int op_batch(struct run *r) { return run_batch(r, false); }
+static int op_synced_batch(struct run *r) { return run_batch(r, true); }
+
+int run_flush(struct run *r)
+{
+    r->op = "flush";
+    return failed_with(r, lsm_flush(r->db));
+}
+
+int run_compact(struct run *r)
+{
+    r->op = "compact";
+    return failed_with(r, lsm_compact(r->db));
+}
+
+static int op_work(struct run *r)
+{
+    int did = lsm_work(r->db);
+
+    return did < 0 ? failed_with(r, did) : 0;
+}
+
+static int op_sleep(struct run *r)
+{
+    env_sim_sleep(r->env, below(r, 2u * r->profile->options.commit_ms) * 1000000u);
+    return op_work(r);
+}
+
+/* After commit_ms and the work it brings, everything is on the medium. */
+static int op_settle(struct run *r)
+{
+    int did = 1;
+
+    env_sim_sleep(r->env, 2u * r->profile->options.commit_ms * UINT64_C(1000000));
+    for (unsigned i = 0; did > 0 && i < WORK_STEPS_MAX; i++)
+        did = lsm_work(r->db);
+    if (did > 0)
+        proof_fail("background work does not end");
+    if (did == 0 && !r->sync_lost && !r->errors_allowed) {
+        run_synced(r);
+        check_durable(r, run_draw(r));
+    }
+    return did < 0 ? failed_with(r, did) : 0;
+}
+
+static int op_snapshot(struct run *r)
+{
+    unsigned i = (unsigned)below(r, RUN_SNAPSHOTS);
+
+    if (r->snapshots[i])
+        return 0;
+    r->then[i] = r->states[r->count];
+    return failed_with(r, lsm_snapshot_new(r->db, &r->snapshots[i]));
+}
+
+static int op_drop_snapshot(struct run *r)
+{
+    unsigned i = (unsigned)below(r, RUN_SNAPSHOTS);
+
+    lsm_snapshot_free(r->db, r->snapshots[i]);
+    r->snapshots[i] = NULL;
+    return 0;
+}
+
+static int op_check(struct run *r)
+{
+    run_check(r);
+    for (unsigned i = 0; i < RUN_SNAPSHOTS; i++) {
+        size_t mark = proof_enter(" (at a snapshot)");
+        if (r->snapshots[i])
+            compare(r, r->snapshots[i], &r->then[i]);
+        proof_leave(mark);
+    }
+    return 0;
+}
+
+static int op_reopen(struct run *r)
+{
+    int err = run_close(r);
+
+    if (err || r->errors_allowed) /* what is found next is not so sure: left to who allowed them */
+        return err;
+    err = run_open(r);
+    if (!err)
+        run_check(r);
+    return err;
+}
+
+static const struct operation {
+    const char *name;
+    unsigned weight;
+    int (*run)(struct run *r);
+    bool flushes; /* everything: not wanted where shards are to stay cold */
+} operations[] = {
+    {"batch", 60, op_batch, false},      {"batch with sync", 4, op_synced_batch, false},
+    {"sync", 5, run_sync, false},        {"work", 14, op_work, false},
+    {"sleep", 4, op_sleep, false},       {"settle", 1, op_settle, false},
+    {"flush", 3, run_flush, true},       {"compact", 1, run_compact, true},
+    {"snapshot", 3, op_snapshot, false}, {"drop snapshot", 3, op_drop_snapshot, false},
+    {"check", 2, op_check, false},       {"reopen", 1, op_reopen, true},
+};
+
+void run_step(struct run *r)
+{
+    unsigned sum = 0;
+    const struct operation *op = operations;
+
+    if (proof_failed)
+        return;
+    for (size_t i = 0; i < sizeof operations / sizeof operations[0]; i++)
+        sum += operations[i].weight;
+    for (uint64_t at = below(r, sum); at >= op->weight; op++)
+        at -= op->weight;
+    if (op->flushes && r->profile->cold && !one_in(r, 20))
+        op = operations;
+    r->op = op->name;
+    r->last_error = 0;
+    size_t mark = proof_enter(", %s", op->name);
+    totals.operations++;
+    op->run(r);
+    proof_leave(mark);
+}

@@ -1,0 +1,126 @@
+/*
+ * history.h - random histories of the engine on a simulated machine, and the model that they are held against.
+ *
+ * A run is an open store together with what it must contain: one model state for each batch since the
+ * last sync, the last one being what reads must see now. Every batch writes its own number under the
+ * counter key of one or more of the shards it touches: so the highest number found tells which prefix of
+ * the history a store holds, and then the whole store is compared with the model at that prefix.
+ *
+ * A new operation is one more entry in the table in history.c.
+ */
+#ifndef HISTORY_H
+#define HISTORY_H
+
+#include "env.h"
+#include "env_sim.h"
+#include <shale/lsm.h>
+#include <stdio.h>
+
+#define MODEL_SHARDS_MAX 4u
+#define MODEL_KEYS 48u /* besides the counters */
+#define MODEL_ALL (MODEL_KEYS + MODEL_SHARDS_MAX)
+#define RUN_SNAPSHOTS 3u
+#define STORE "/s"
+
+/* Everything that is the same all through one history. Made from its seed. */
+struct profile {
+    struct lsm_options options;
+    size_t key_padding;       /* bytes that make every key longer */
+    unsigned large;           /* of 1000 values so many are 20..200 KiB */
+    unsigned keys;            /* that are used */
+    unsigned cold;            /* of 100 batches so many go to the first shard, which leaves the others cold */
+    unsigned deletes, merges; /* of 100 changes */
+};
+
+struct model_value {
+    bool exists;
+    uint32_t len;
+    uint64_t sum;
+};
+
+struct model {
+    struct model_value value[MODEL_ALL];
+};
+
+struct run {
+    const struct profile *profile;
+    struct env *env;
+    struct lsm *db; /* NULL: not open */
+    uint64_t random;
+
+    uint64_t base;        /* batches before states[0], which is synced */
+    struct model *states; /* [0 .. count], and [count + 1] while a batch is in flight or in doubt */
+    size_t count, capacity;
+    bool in_flight;
+    bool in_doubt;        /* a commit failed and ended the store: its batch may be found after reopening */
+    bool perhaps_applied; /* in doubt, and may be seen already: reading it failed so far */
+    bool sync_lost;       /* a sync failed: no later one may succeed while count > 0 */
+    bool errors_allowed;  /* faults are being injected: an operation may fail */
+
+    bool table_unreadable; /* a fault has hit the reading of a table, which is damage for all one can know */
+
+    struct lsm_snapshot *snapshots[RUN_SNAPSHOTS];
+    struct model then[RUN_SNAPSHOTS];
+    int last_error; /* of the last operation */
+    const char *op; /* its name */
+};
+
+/* Totals, printed at the end. */
+struct totals {
+    uint64_t histories, operations, batches, kills, power_cuts, recoveries, faults, full_disks, no_memory,
+        damages, failures;
+};
+extern struct totals totals;
+
+/* ---- failures ---- */
+
+/* Where in a history we are; set by those who drive one, printed with a failure. */
+extern char proof_replay[160];
+extern char proof_place[400];
+/* Nothing of a history goes on after the first. */
+extern bool proof_failed;
+extern volatile bool proof_own_memory; /* true while the prover allocates for itself */
+__attribute__((format(printf, 1, 2))) void proof_fail(const char *format, ...);
+void proof_begin(const char *kind, uint64_t seed);
+/* Adds to / cuts off the description of the place. */
+__attribute__((format(printf, 1, 2))) size_t proof_enter(const char *format, ...);
+void proof_leave(size_t mark);
+
+/* ---- randomness: one stream a run, and seeds made from numbers ---- */
+
+uint64_t run_draw(struct run *r);
+uint64_t seed_mix(uint64_t a, uint64_t b);
+
+/* ---- runs ---- */
+
+void profile_make(struct profile *p, uint64_t seed);
+/* A run of an empty store. `env` stays the caller's. */
+struct run *run_new(const struct profile *profile, struct env *env, uint64_t seed);
+/* A run that knows of r's states from..to (indices); its store is not open. */
+struct run *run_branch(const struct run *r, struct env *env, size_t from, size_t to, uint64_t seed);
+/* r, a branch of `from` up to its count, may also find the batch that was in flight there. */
+void run_keep_in_doubt(struct run *r, const struct run *from);
+void run_free(struct run *r);    /* closes the store, whatever comes of it */
+void run_abandon(struct run *r); /* lsm_close, of which nothing is expected */
+
+/* lsm_open. Without errors_allowed an error is a failure. */
+int run_open(struct run *r);
+int run_close(struct run *r); /* everything is synced if it returns 0 */
+/* One random operation of the table. The store is open. */
+void run_step(struct run *r);
+/* A batch, with LSM_SYNC if `sync`. */
+int run_batch(struct run *r, bool sync);
+int run_sync(struct run *r);
+int run_flush(struct run *r);
+int run_compact(struct run *r);
+void run_drop_snapshots(struct run *r);
+bool run_is_read_only(struct run *r);
+/* Everything acknowledged is on the medium now. */
+void run_synced(struct run *r);
+
+/* The store must hold exactly states[count]. Compares all keys by iterators and gets. */
+bool run_check(struct run *r);
+/* After a crash: the store must hold one of states[low..high]; that becomes states[0], the only one. */
+bool run_settle(struct run *r, size_t low, size_t high);
+
+#endif

@@ -1,0 +1,170 @@
+/*
+ * mutants.c - prove_mutants: shows that the provers can fail.
+ *
+ *   prove_mutants [--seconds=N] [--seed=N] [NAME]...
+ *
+ * The engine is built once more with the hooks of lsm/mutant.h in it. Each deliberate defect of the table below
+ * is turned on in a process of its own, which runs provers until one fails or N seconds (default 20) are over; a
+ * defect that survives is a failure. Without any defect nothing may fail: that is tried first. Prints a table:
+ * what was wrong, which prover found it (or that an assertion of the engine did), after how many histories.
+ */
+#include "prove.h"
+
+#include "mutant.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define SECONDS 20u
+#define CONTROL_SECONDS 4u
+
+/* Name, and the prover that is to be tried most: others get every third turn. */
+static const struct defect {
+    const char *name, *kind;
+} defects[] = {
+    {"log not synced", "short"},
+    {"of several segments one synced", "long"},
+    {"failed sync of the log ignored", "fault"},
+    {"commit timer never fires", "long"},
+    {"segments reused too early", "long"},
+    {"stale records pass", "long"},
+    {"directory not synced for a segment", "short"},
+    {"directory not synced for a table", "short"},
+    {"directory not synced for the manifest", "short"},
+    {"directory of a new store not synced", "short"},
+    {"table not synced", "short"},
+    {"manifest edit not synced", "short"},
+    {"manifest renamed without a sync", "short"},
+    {"checksum of the manifest ignored", "damage"},
+    {"checksum of a block ignored", "damage"},
+    {"checksum of a record ignored", "short"},
+    {"half a batch replayed", "short"},
+    {"flushed records replayed again", "long"},
+    {"end of the log not recorded", "short"},
+    {"a read error ends the log", "fault"},
+    {"recovery does not rewrite the log", "fault"},
+    {"recovery does not sync the log", "short"},
+    {"flush goes ahead of the log", "short"},
+    {"flush forgets the snapshots", "long"},
+    {"an empty memtable is sealed", "long"},
+    {"log start too high", "short"},
+    {"deletes dropped too early", "long"},
+    {"a full disk ends the store", "full"},
+};
+
+#define DEFECTS (sizeof defects / sizeof defects[0])
+
+static const char *turned_on = "";
+
+bool mutant(const char *name) { return !strcmp(name, turned_on); }
+
+/* What a child tells, up to its death. */
+struct report {
+    char kind[16], replay[160];
+    uint64_t histories, ms;
+    bool failed;
+};
+
+static void child(const struct defect *d, uint64_t seconds, uint64_t seed, struct report *report)
+{
+    uint64_t began = seconds_now_ms();
+    int null = open("/dev/null", O_WRONLY);
+
+    if (null < 0 || dup2(null, STDOUT_FILENO) < 0 || dup2(null, STDERR_FILENO) < 0)
+        _exit(2);
+    signal(SIGABRT, SIG_DFL);
+    turned_on = d ? d->name : "";
+    for (uint64_t round = 0; !proof_failed && seconds_now_ms() - began < seconds * 1000; round++) {
+        const struct kind *k = &kinds[round / 3 % kind_count];
+        if (d && round % 3 < 2)
+            k = kind_find(d->kind, strlen(d->kind));
+        (void)snprintf(report->kind, sizeof report->kind, "%s", k->name);
+        report->histories++;
+        uint64_t history = seed_mix(seed, round);
+        (void)snprintf(report->replay, sizeof report->replay, "%s:0x%llx", k->name,
+                       (unsigned long long)history);
+        kind_run(k, history);
+        report->ms = seconds_now_ms() - began;
+    }
+    report->failed = proof_failed;
+    _exit(proof_failed);
+}
+
+/* True if the provers found fault. */
+static bool try_defect(const struct defect *d, uint64_t seconds, uint64_t seed, struct report *report)
+{
+    int status = 0;
+
+    memset(report, 0, sizeof *report);
+    uint64_t began = seconds_now_ms();
+    fflush(stdout);
+    pid_t pid = fork();
+    if (pid == 0)
+        child(d, seconds, seed, report);
+    if (pid < 0 || waitpid(pid, &status, 0) != pid) {
+        perror("prove_mutants");
+        exit(2);
+    }
+    bool died = WIFSIGNALED(status), caught = died || report->failed;
+    printf("%-40s %-10s %-6s %6llu %8.2f s  %s\n", d ? d->name : "(none)",
+           died     ? "assertion"
+           : caught ? "found"
+                    : "NOTHING",
+           caught ? report->kind : "", (unsigned long long)report->histories,
+           (double)(seconds_now_ms() - began) / 1000, caught ? report->replay : "");
+    return caught;
+}
+
+static bool wanted(const char *name, int argc, char **argv)
+{
+    bool any = false;
+
+    for (int i = 1; i < argc; i++) {
+        if (argv[i][0] == '-')
+            continue;
+        any = true;
+        if (!strcmp(argv[i], name))
+            return true;
+    }
+    return !any;
+}
+
+int main(int argc, char **argv)
+{
+    uint64_t seconds = SECONDS, seed = seed_mix(seconds_now_ms(), (uint64_t)getpid());
+    unsigned missed = 0, tried = 0;
+
+    for (int i = 1; i < argc; i++) {
+        if (!strncmp(argv[i], "--seconds=", 10)) {
+            seconds = strtoull(argv[i] + 10, NULL, 0);
+        } else if (!strncmp(argv[i], "--seed=", 7)) {
+            seed = strtoull(argv[i] + 7, NULL, 0);
+        } else if (argv[i][0] == '-') {
+            printf("usage: prove_mutants [--seconds=N] [--seed=N] [NAME]...\n");
+            return 2;
+        }
+    }
+    struct report *report =
+        mmap(NULL, sizeof *report, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (report == MAP_FAILED)
+        return 2;
+    printf("replay: prove_mutants --seed=0x%llx\n%-40s %-10s %-6s %6s %10s  %s\n", (unsigned long long)seed,
+           "defect", "caught by", "prover", "after", "took", "history");
+    if (try_defect(NULL, CONTROL_SECONDS, seed, report)) {
+        printf("The engine without a defect fails: %s %s\n", "prove_engine --history", report->replay);
+        return 1;
+    }
+    for (size_t i = 0; i < DEFECTS; i++) {
+        if (!wanted(defects[i].name, argc, argv))
+            continue;
+        tried++;
+        missed += !try_defect(&defects[i], seconds, seed, report);
+    }
+    printf("%u deliberate defects, %u not found\n", tried, missed);
+    return missed > 0 || tried == 0;
+}
