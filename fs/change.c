@@ -11,12 +11,12 @@ int change_begin(struct change *c, struct fs *fs, fs_id id)
     lockset_init(&c->locks, fs->locks);
     if (fs->read_only)
         return -EROFS;
-    c->now = fs_now(fs);
     int r = lsm_batch_new(&c->batch);
     if (r < 0)
         return r;
     lockset_inode(&c->locks, id, true);
     lockset_acquire(&c->locks);
+    c->now = fs_now(fs); /* under the lock: times go the way history does */
     if (!itable_find(fs->inodes, id, &c->info))
         return -ESTALE;
     if (c->info.home.kind == HOME_ENTRY) {

@@ -28,6 +28,21 @@ static int drop_dir(struct txn *t, struct drop *d)
     return inode_clone_new(ino, &d->memory);
 }
 
+/*
+ * The contents of a file that is being deleted can't be read, and so can't move to where it lives on.
+ * They go; that it says LAYOUT_SMALL in a home that has none keeps every reader from taking them for zeros.
+ */
+static int drop_contents(struct txn *t, struct inode *ino, const struct inode_home *to)
+{
+    struct key key = key_small(ino->home.parent, ino->home.hash, ino->home.index);
+
+    (void)fs_damaged(t->fs, &key, "the contents of a file that is being deleted can't be read");
+    if (ino->layout == LAYOUT_SMALL)
+        lsm_batch_delete(t->batch, key.bytes, key.len);
+    ino->home = *to;
+    return 0;
+}
+
 /* A file whose contents can go, or be kept in memory, in one batch. */
 static int drop_light(struct txn *t, struct drop *d)
 {
@@ -39,6 +54,8 @@ static int drop_light(struct txn *t, struct drop *d)
     if (!d->referenced)
         return data_delete(t->fs->db, ino, t->batch);
     int r = data_rehome(t->fs->db, ino, &memory, t->batch);
+    if (r == -EIO)
+        r = drop_contents(t, ino, &memory);
     return r < 0 ? r : inode_clone_new(ino, &d->memory);
 }
 
@@ -50,6 +67,8 @@ static int drop_heavy(struct txn *t, struct drop *d)
     d->orphan = true;
     if (d->referenced) {
         int r = data_rehome(t->fs->db, ino, &own, t->batch);
+        if (r == -EIO)
+            r = drop_contents(t, ino, &own);
         return r < 0 ? r : inode_store(t->fs, ino, t->batch);
     }
     if (ino->home.kind == HOME_OWN)

@@ -6,7 +6,25 @@
 #include "data.h"
 #include <errno.h>
 #include <linux/falloc.h>
+#include <stdio.h>
 #include <string.h>
+
+/* ---- damage ---- */
+
+/* Contents that can't be read: the engine has named the place in its file, this names the object. */
+static int note_damage(struct fs *fs, const struct inode *ino, uint64_t off, int r)
+{
+    char what[80];
+    struct key key = key_plain(ino->attr.id, KEY_EXTENT);
+
+    if (r != -EIO)
+        return r;
+    if (ino->layout == LAYOUT_SMALL)
+        key = key_small(ino->home.parent, ino->home.hash, ino->home.index);
+    snprintf(what, sizeof(what), "contents of inode %llu at offset %llu can't be read",
+             (unsigned long long)ino->attr.id, (unsigned long long)off);
+    return fs_damaged(fs, &key, what);
+}
 
 /* ---- reading ---- */
 
@@ -50,7 +68,7 @@ int fs_read(struct fs *fs, fs_id id, uint64_t off, void *buf, size_t len, size_t
     if (r == 0)
         r = check_regular(rd.view.ino.attr.mode);
     if (r == 0)
-        r = data_read(fs->db, &rd.view.ino, off, buf, len, got);
+        r = note_damage(fs, &rd.view.ino, off, data_read(fs->db, &rd.view.ino, off, buf, len, got));
     struct fs_attr seen = rd.view.ino.attr;
     reading_end(&rd);
     if (r == 0 && len > 0)
@@ -68,7 +86,7 @@ int fs_readlink(struct fs *fs, fs_id id, char *buf, size_t size, size_t *len)
     if (r == 0 && !S_ISLNK(rd.view.ino.attr.mode))
         r = -EINVAL;
     if (r == 0)
-        r = data_read(fs->db, &rd.view.ino, 0, buf, size, &got);
+        r = note_damage(fs, &rd.view.ino, 0, data_read(fs->db, &rd.view.ino, 0, buf, size, &got));
     if (r == 0)
         *len = rd.view.ino.attr.size;
     struct fs_attr seen = rd.view.ino.attr;
@@ -86,7 +104,7 @@ int fs_seek(struct fs *fs, fs_id id, uint64_t off, int whence, uint64_t *out)
     if (r == 0)
         r = check_regular(rd.view.ino.attr.mode);
     if (r == 0)
-        r = data_seek(fs->db, &rd.view.ino, off, whence, out);
+        r = note_damage(fs, &rd.view.ino, off, data_seek(fs->db, &rd.view.ino, off, whence, out));
     reading_end(&rd);
     return r;
 }
@@ -99,7 +117,7 @@ static int write_begun(struct change *c, uint64_t off, const void *buf, size_t l
     if (r == 0 && off + len > c->ino.attr.size)
         r = truncate_retry(c->fs, &c->ino, c->batch);
     if (r == 0)
-        r = data_write(c->fs->db, &c->ino, off, buf, len, c->batch);
+        r = note_damage(c->fs, &c->ino, off, data_write(c->fs->db, &c->ino, off, buf, len, c->batch));
     if (r < 0)
         return r;
     c->ino.attr.mtime = c->ino.attr.ctime = c->now;
@@ -135,7 +153,7 @@ static int punch(struct change *c, uint64_t off, uint64_t len)
     int r = 0;
 
     while (r == 0 && next < end) {
-        r = data_punch(c->fs->db, &c->ino, next, end - next, c->batch, &next);
+        r = note_damage(c->fs, &c->ino, next, data_punch(c->fs->db, &c->ino, next, end - next, c->batch, &next));
         c->ino.attr.mtime = c->ino.attr.ctime = c->now;
         if (r == 0 && next < end)
             r = change_commit(c);

@@ -95,6 +95,13 @@ static uint64_t route(void *arg, const void *key, size_t len)
     return len < 8 ? 0 : get_be64(key) >> 52;
 }
 
+void fs_lsm_options(struct lsm_options *lsm)
+{
+    lsm->route = route;
+    lsm->merge = record_merge;
+    lsm->callback_arg = NULL;
+}
+
 /* ---- opening ---- */
 
 static int check_super(struct fs *fs, const struct super *super)
@@ -274,9 +281,7 @@ int fs_open(const char *path, const struct fs_options *options, struct fs **out)
     if (!fs->path || locks_new(&fs->locks) < 0 || itable_new(&fs->inodes) < 0)
         goto out;
     struct lsm_options lsm = options->lsm;
-    lsm.route = route;
-    lsm.merge = record_merge;
-    lsm.callback_arg = NULL;
+    fs_lsm_options(&lsm);
     r = lsm_open(path, &lsm, &fs->db);
     if (r < 0)
         goto out;

@@ -39,6 +39,9 @@ __attribute__((format(printf, 3, 4))) void fs_log(struct fs *fs, enum lsm_log_le
 /* Reports damage below `key` and returns -EIO. All damage that fs/ finds passes through here. */
 int fs_damaged(struct fs *fs, const struct key *key, const char *what);
 
+/* Sets what makes a store of ours: where keys are routed, how TOUCH operands are folded. */
+void fs_lsm_options(struct lsm_options *lsm);
+
 struct timespec fs_now(struct fs *fs);
 
 /* An iterator over the keys of one id from lower, to upper exclusively. */

@@ -10,8 +10,13 @@ int txn_begin(struct txn *t, struct fs *fs)
     *t = (struct txn){.fs = fs};
     if (fs->read_only)
         return -EROFS;
-    t->now = fs_now(fs);
     return lsm_batch_new(&t->batch);
+}
+
+void txn_lock(struct txn *t, struct lockset *locks)
+{
+    lockset_acquire(locks);
+    t->now = fs_now(t->fs);
 }
 
 void txn_end(struct txn *t)

@@ -6,6 +6,7 @@
 #ifndef FS_TXN_H
 #define FS_TXN_H
 
+#include "locks.h"
 #include "record.h"
 #include "store.h"
 
@@ -14,7 +15,7 @@
 struct txn {
     struct fs *fs;
     struct lsm_batch *batch;
-    struct timespec now;
+    struct timespec now; /* set by txn_lock */
     unsigned dirs;
     struct {
         fs_id id;
@@ -23,6 +24,8 @@ struct txn {
 };
 
 int txn_begin(struct txn *t, struct fs *fs); /* -EROFS, -ENOMEM */
+/* Acquires the locks; the transaction's time is taken under them, so that times go the way history does. */
+void txn_lock(struct txn *t, struct lockset *locks);
 void txn_end(struct txn *t);                 /* after txn_begin, whatever it returned */
 
 /* A name was added to a directory (sign 1) or taken away (-1); `type` is what it names. */

@@ -165,6 +165,14 @@ static int check_features(const struct manifest_options *o, const char *path, co
     return -ENOTSUP;
 }
 
+static void read_header(const uint8_t *h, struct manifest_contents *out)
+{
+    memcpy(out->identity.uuid, h + AT_UUID, sizeof out->identity.uuid);
+    out->identity.shards = get_le32(h + AT_SHARDS);
+    out->identity.log_segment_bytes = get_le64(h + AT_SEGMENT_BYTES);
+    out->salt = get_le64(h + AT_SALT);
+}
+
 static int check_header(const struct manifest_options *o, const char *path, const uint8_t *h, uint64_t bytes,
                         bool read_only, struct manifest_contents *out)
 {
@@ -177,10 +185,7 @@ static int check_header(const struct manifest_options *o, const char *path, cons
     int rc = check_features(o, path, h, read_only);
     if (rc)
         return rc;
-    memcpy(out->identity.uuid, h + AT_UUID, sizeof out->identity.uuid);
-    out->identity.shards = get_le32(h + AT_SHARDS);
-    out->identity.log_segment_bytes = get_le64(h + AT_SEGMENT_BYTES);
-    out->salt = get_le64(h + AT_SALT);
+    read_header(h, out);
     out->snapshot_bytes = get_le64(h + AT_SNAPSHOT_BYTES);
     if (out->identity.shards == 0 || out->identity.shards > SHARDS_MAX)
         return damaged(o, path, AT_SHARDS, "impossible number of shards");
@@ -275,6 +280,34 @@ int manifest_read(const struct manifest_options *o, bool read_only, manifest_edi
     else if (at < bytes)
         logger_write(o->log, LSM_LOG_WARNING, "%s: dropped a torn record of %" PRIu64 " bytes at offset %" PRIu64, path,
                      bytes - at, at);
+out:
+    free(data);
+    free(path);
+    return rc;
+}
+
+int manifest_salvage(const struct manifest_options *o, manifest_edit_fn fn, void *arg, struct manifest_contents *out)
+{
+    memset(out, 0, sizeof *out);
+    uint8_t *data = NULL;
+    uint64_t bytes = 0;
+    char *path = path_of(o->dir, "MANIFEST");
+    int rc = path ? load(o, path, &data, &bytes) : -ENOMEM;
+    if (rc || bytes < HEADER_BYTES)
+        goto out;
+    read_header(data, out);
+    uint64_t seed = seed_of(&out->identity, out->salt);
+    for (uint64_t at = HEADER_BYTES; !rc && at + RECORD_HEADER_BYTES <= bytes;) {
+        uint64_t sequence = get_le64(data + at + 8);
+        if (!sequence || sequence > bytes / RECORD_HEADER_BYTES || !record_is_good(data + at, bytes - at, seed, sequence)) {
+            at++;
+            continue;
+        }
+        rc = take_record(o, path, data + at, at, SHARDS_MAX, fn, arg);
+        rc = rc == -EUCLEAN ? 0 : rc; /* reported; the others may still be of use */
+        at += RECORD_HEADER_BYTES + get_le32(data + at);
+        out->records++;
+    }
 out:
     free(data);
     free(path);

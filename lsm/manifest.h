@@ -62,6 +62,13 @@ typedef int (*manifest_edit_fn)(void *arg, const struct decoded_edit *edit, uint
 int manifest_read(const struct manifest_options *o, bool read_only, manifest_edit_fn fn, void *arg,
                   struct manifest_contents *out);
 
+/*
+ * For repair: calls fn for every good record of a damaged dir/MANIFEST, whatever lies between them. *out is what the
+ * header says, unverified if it is damaged itself; out->records counts the good ones, without which nothing of *out
+ * is to be believed.
+ */
+int manifest_salvage(const struct manifest_options *o, manifest_edit_fn fn, void *arg, struct manifest_contents *out);
+
 /* Opens dir/MANIFEST for appending after what was read; cuts a torn tail off for good and syncs. */
 int manifest_open(const struct manifest_options *o, const struct manifest_contents *contents, struct manifest **out);
 

@@ -30,8 +30,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-/* The end of what the manifest knows of the log: nothing was ever written there. */
-static lsn_t log_top(const struct log_state *s)
+lsn_t log_state_top(const struct log_state *s)
 {
     lsn_t top = s->start > s->synced ? s->start : s->synced;
     if (s->count) {
@@ -94,7 +93,7 @@ static int rolled_back(const struct vset *vs, const char *path)
 int rollback_check(const struct vset *vs, const uint64_t *unnamed_tables, size_t table_count, const uint64_t *logs,
                    size_t log_count)
 {
-    lsn_t top = log_top(&vs->state);
+    lsn_t top = log_state_top(&vs->state);
     size_t size = strlen(vs->dir) + 32;
     char *path = malloc(size);
     int rc = path ? 0 : -ENOMEM;

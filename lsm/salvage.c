@@ -6,6 +6,12 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <xxhash.h>
+
+uint64_t salvage_route(lsm_route_fn route, void *arg, const void *key, size_t len)
+{
+    return route ? route(arg, key, len) : XXH3_64bits(key, len);
+}
 
 struct operand {
     uint8_t *data;
@@ -181,7 +187,7 @@ static int put_folded(struct run *r)
     int err = a && b ? 0 : -ENOMEM;
     const uint8_t *base = r->has_base ? r->base : NULL;
     for (size_t i = r->operand_count; !err && i-- > 0;) {
-        len = r->s->merge(r->s->merge_arg, base, base ? len : 0, false, r->operands[i].data, r->operands[i].len, b);
+        len = r->s->merge(r->s->callback_arg, base, base ? len : 0, false, r->operands[i].data, r->operands[i].len, b);
         uint8_t *t = a;
         a = b;
         b = t;
@@ -216,6 +222,11 @@ static int resolve_by_seq(struct run *r, struct iter *input)
 
 /* ---- the loop ---- */
 
+static bool is_wanted(const struct salvage *s, const struct ikey *key)
+{
+    return !s->shards || salvage_route(s->route, s->callback_arg, key->key, key->len) % s->shards == s->shard;
+}
+
 int salvage_run(const struct salvage *s, struct iter *input, struct compact_result *out, struct salvaged *counts)
 {
     struct run *r = calloc(1, sizeof *r);
@@ -228,6 +239,10 @@ int salvage_run(const struct salvage *s, struct iter *input, struct compact_resu
     r->last_seq = UINT64_MAX;
     int err = 0;
     for (iter_first(input); !err && input->valid;) {
+        if (!is_wanted(s, &input->key)) {
+            iter_next(input);
+            continue;
+        }
         r->at = input->key;
         memcpy(r->key, input->key.key, input->key.len);
         r->at.key = r->key;

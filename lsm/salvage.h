@@ -17,6 +17,9 @@ struct salvage {
     const char *dir;
     struct vset *numbers; /* where file numbers come from */
     size_t table_bytes, block_bytes;
+    lsm_route_fn route; /* with `shards` > 0 only the keys of this shard are taken */
+    void *callback_arg;
+    unsigned shard, shards;
     /*
      * Who says what a key's value is: a store that is open for reading, by its levels; or, without one, the
      * versions in the input by their seqs, with the damaged tables asked what they may have had.
@@ -25,12 +28,14 @@ struct salvage {
     struct table **damaged;
     size_t damaged_count;
     lsm_merge_fn merge;
-    void *merge_arg;
 };
 
 struct salvaged {
     uint64_t saved, lost; /* keys: lost are those of which something else could be read */
 };
+
+/* What lsm_options.route means, NULL included. */
+uint64_t salvage_route(lsm_route_fn route, void *arg, const void *key, size_t len);
 
 /*
  * Writes the value of every key of `input` (all versions that can be read, in order) into tables of one sorted run,

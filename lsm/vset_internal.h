@@ -67,6 +67,9 @@ int version_build(struct vset *vs, unsigned shard, const struct version *base, c
 
 /* ---- rollback.c ---- */
 
+/* The end of what the state knows of the log: nothing was ever written there, no seq is as high. */
+lsn_t log_state_top(const struct log_state *s);
+
 /*
  * -EUCLEAN, with a line in the log, if files that the manifest does not name or know prove it to be older than they
  * are. `logs`: all segment files there are.

@@ -101,6 +101,9 @@ static inline bool wal_header_decode(const uint8_t in[WAL_HEADER_BYTES], uint64_
     return h->synced <= lsn;
 }
 
-static inline uint64_t wal_payload_seed(uint64_t salt, lsn_t lsn) { return salt ^ lsn; }
+static inline uint64_t wal_payload_seed(uint64_t salt, lsn_t lsn)
+{
+    return mutant("stale records pass") ? salt : salt ^ lsn;
+}
 
 #endif

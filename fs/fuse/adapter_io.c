@@ -191,8 +191,8 @@ static size_t add_plus(const struct listing *l, const char *name, uint64_t next,
     struct fuse_entry_param e;
 
     entry_of(adapter_of(l->req), attr, &e);
-    if (strcmp(name, ".") == 0 || strcmp(name, "..") == 0)
-        e.ino = 0; /* no reference was taken on it */
+    if (strcmp(name, ".") == 0 || strcmp(name, "..") == 0 || attr->nlink == 0)
+        e.ino = 0; /* no reference was taken on it; a damaged inode is met again, as an error, by lookup */
     return fuse_add_direntry_plus(l->req, l->buf + l->used, l->size - l->used, name, &e, (off_t)next);
 }
 
@@ -210,7 +210,7 @@ static bool add_entry(void *arg, const char *name, size_t len, uint64_t next, co
     size_t need;
 
     if (control_owns_name(adapter_of(l->req)->control, l->dir, name, len)) {
-        l->hidden = attr->id;
+        l->hidden = attr->nlink ? attr->id : 0;
         return true;
     }
     memcpy(text, name, len);

@@ -292,7 +292,7 @@ while os.path.exists(sys.argv[2]):
 try:
     os.fsync(f.fileno())
 except OSError as e:
-    print(errno.errorcode[e.errno])
+    print(errno.errorcode[e.errno], flush=True)
 os._exit(0)
 PYTHON
     local user=$!

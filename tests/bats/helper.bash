@@ -152,10 +152,10 @@ assert_same_tree() { # SOURCE COPY
 }
 
 # One line on stderr, nothing on stdout, non-zero status.
+# shellcheck disable=SC2154 # bats sets stderr and stderr_lines
 assert_refused() { # COMMAND...
     run --separate-stderr "$@"
     [[ $status -eq 1 || $status -eq 2 ]] || fail "exit status $status: $stderr"
-    # shellcheck disable=SC2154 # bats sets it
     [ "${#stderr_lines[@]}" -eq 1 ] || fail "not one line but: $stderr"
     assert_output ''
     # shellcheck disable=SC2034 # for assert_output

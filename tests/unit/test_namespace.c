@@ -657,6 +657,52 @@ static void test_truncate_pending(void **arg)
     holds(f, 70000, 30000, 0);
 }
 
+/*
+ * A pending truncation that can't be finished because an extent is damaged: the store opens, the file can't grow
+ * (old bytes would come back), and emptying it, which reads no extent, makes it whole.
+ */
+static void test_truncate_stuck(void **arg)
+{
+    struct inode_home home = {.kind = HOME_OWN};
+    struct fs_attr a, set = {.size = 100000};
+    struct lsm_value v = {0};
+    struct inode ino;
+    uint8_t value[TRUNCATE_BYTES], record[1000];
+    (void)arg;
+    fs_id f = make(FS_ID_ROOT, "f", S_IFREG | 0644);
+    fill(f, 0, 100000, 'x');
+    assert_int_equal(fs_link(fs, f, FS_ID_ROOT, N("g"), &a), 0);
+    struct key own = key_plain(f, KEY_INODE), pending = key_u64(id_orphans(id_vshard(f) % 4), KEY_TRUNCATE, f);
+    struct key extent = key_u64(f, KEY_EXTENT, 100000);
+    assert_int_equal(lsm_get(fs_lsm(fs), own.bytes, own.len, NULL, 0, &v), 0);
+    assert_int_equal(record_inode_decode(v.data, v.len, &ino), 0);
+    ino.attr.size = 70000;
+    size_t len = record_inode_encode(&ino, record);
+    lsm_value_release(&v);
+    record_truncate_encode(&home, value);
+    assert_int_equal(lsm_put(fs_lsm(fs), own.bytes, own.len, record, len, 0), 0);
+    assert_int_equal(lsm_put(fs_lsm(fs), pending.bytes, pending.len, value, sizeof(value), 0), 0);
+    assert_int_equal(lsm_put(fs_lsm(fs), extent.bytes, extent.len, "bad", 3, 0), 0);
+    last_log[0] = 0;
+    reopen();
+    assert_non_null(strstr(last_log, "truncation"));
+    f = find(FS_ID_ROOT, "f");
+    holds(f, 0, 60000, 'x');
+    assert_int_equal(fs_setattr(fs, f, FS_SET_SIZE, &set, &a), -EIO);
+    assert_int_equal(fs_write(fs, f, 90000, "y", 1), -EIO);
+    assert_int_equal(fs_fallocate(fs, f, 0, 0, 90000), -EIO);
+    assert_int_equal(attr_of(f).size, 70000);
+    fill(f, 0, 10, 'y'); /* within its size it works on */
+    fs_id other = make(FS_ID_ROOT, "other", S_IFREG | 0644);
+    fill(other, 0, 10000, 'z'); /* and others do not notice */
+    set.size = 0;
+    assert_int_equal(fs_setattr(fs, f, FS_SET_SIZE, &set, &a), 0);
+    set.size = 100000;
+    assert_int_equal(fs_setattr(fs, f, FS_SET_SIZE, &set, &a), 0);
+    holds(f, 0, 100000, 0);
+    check(3, 0); /* the record is gone */
+}
+
 /* ---- readdir ---- */
 
 struct list {
@@ -1111,7 +1157,7 @@ int main(void)
         TEST(test_symlink),      TEST(test_link),            TEST(test_unlinked),
         TEST(test_orphans_at_open), TEST(test_unlinked_large_xattr), TEST(test_rmdir),
         TEST(test_rename),       TEST(test_attributes),      TEST(test_atime),
-        TEST(test_xattr),        TEST(test_truncate_many),   TEST(test_truncate_pending),
+        TEST(test_xattr),        TEST(test_truncate_many),   TEST(test_truncate_pending), TEST(test_truncate_stuck),
         TEST(test_readdir),      TEST(test_full_bucket),     TEST(test_foreign_store),
         TEST(test_features),     TEST(test_damage),          TEST(test_cold),
         TEST(test_stress),

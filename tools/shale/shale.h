@@ -25,7 +25,7 @@ struct command {
     int (*run)(const struct command *cmd, int argc, char **argv); /* argv[0] is the command's name */
 };
 
-extern const struct command cmd_get, cmd_put, cmd_rm, cmd_ls, cmd_stat, cmd_stats, cmd_scan, cmd_umount,
+extern const struct command cmd_check, cmd_get, cmd_put, cmd_rm, cmd_ls, cmd_stat, cmd_stats, cmd_scan, cmd_umount,
     cmd_sync;
 
 /* ---- cli.c: arguments and messages ---- */
@@ -64,6 +64,9 @@ int store_open(const struct command *cmd, const char *path, unsigned flags, stru
 
 /* Finishes pending removals, syncs and closes. Keeps `status` unless that is SHALE_OK and closing fails. */
 int store_close(const struct command *cmd, const char *path, struct fs *fs, int status);
+
+/* Says that the store is in use, and where it is mounted. Returns SHALE_FAILED. */
+int store_fail_busy(const struct command *cmd, const char *path);
 
 /* Whether the directory looks like a store. */
 bool store_exists(const char *path);

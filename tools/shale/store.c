@@ -39,7 +39,7 @@ bool store_exists(const char *path)
     return n > 0 && (size_t)n < sizeof(lock) && stat(lock, &st) == 0 && S_ISREG(st.st_mode);
 }
 
-static int fail_busy(const struct command *cmd, const char *path)
+int store_fail_busy(const struct command *cmd, const char *path)
 {
     struct mount m = {0};
     if (mount_find_store(path, &m) == 0)
@@ -67,7 +67,7 @@ int store_open(const struct command *cmd, const char *path, unsigned flags, stru
     options.noatime = true; /* looking at a store from outside is no access */
     int r = fs_open(path, &options, out);
     if (r == -EBUSY)
-        return fail_busy(cmd, path);
+        return store_fail_busy(cmd, path);
     if (r < 0)
         return cli_fail(cmd, "%s: cannot open the store: %s", path, store_error(r));
     return SHALE_OK;

@@ -282,6 +282,7 @@ struct lsm_repaired {
     uint64_t keys_saved, keys_lost; /* in the tables that were rewritten; lost: of those whose key is still known */
     uint64_t tables_rewritten, tables_written, files_kept;
     bool rebuilt; /* the manifest was no longer good for anything */
+    bool done;    /* false without an error: there was no damage */
 };
 
 /*

@@ -1,0 +1,481 @@
+/*
+ * repair.c - lsm_repair: out of a damaged store one that opens and holds all that is undamaged.
+ *
+ * Verifying says what is damaged. With a good manifest the store is then opened for reading, which stands any other
+ * damage, and:
+ *   - a shard none of whose tables is damaged keeps them, and gets what the log holds for it as a new table;
+ *   - a shard with a damaged table is read as a whole, key by key, and what can be read is written into new tables
+ *     in the last level (salvage.c): no level is trusted that may hide what a lost block had to say.
+ * Without one the manifest is made anew from the tables (rebuild.c).
+ *
+ * The result has an empty log that goes on above every LSN that was ever seen. It is written as a whole: new
+ * tables, synced; then links in "lost" to every file that is damaged, and to MANIFEST; then a new MANIFEST, renamed over the
+ * old one; and only then the files that it does not name are removed from where they were. So a crash
+ * leaves the old store or the new one.
+ *
+ * Threads: the caller's.
+ */
+#include "repair.h"
+#include "wal_format.h"
+#include "verify.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define LOST_NAMES_MAX 1000u /* of one file, from repairs before */
+#define COPY_BYTES (1u << 20)
+#define REPAIR_MEMORY_DEFAULT (UINT64_C(64) << 20)
+#define TABLE_BYTES_DEFAULT (8u << 20)
+#define BLOCK_BYTES_DEFAULT (8u << 10)
+
+/* ---- small things ---- */
+
+int numbers_add(struct numbers *n, uint64_t number)
+{
+    if (numbers_have(n, number))
+        return 0;
+    if (n->count == n->capacity) {
+        size_t capacity = n->capacity ? n->capacity * 2 : 16;
+        uint64_t *list = realloc(n->list, capacity * sizeof *list);
+        if (!list)
+            return -ENOMEM;
+        n->list = list;
+        n->capacity = capacity;
+    }
+    n->list[n->count++] = number;
+    return 0;
+}
+
+bool numbers_have(const struct numbers *n, uint64_t number)
+{
+    for (size_t i = 0; i < n->count; i++)
+        if (n->list[i] == number)
+            return true;
+    return false;
+}
+
+void repair_report(struct repair *r, const char *file, bool damage, const char *format, ...)
+{
+    char what[300];
+    va_list args;
+    va_start(args, format);
+    (void)vsnprintf(what, sizeof what, format, args);
+    va_end(args);
+    struct lsm_problem p = {.file = file, .what = what, .damage = damage};
+    r->fn(r->arg, &p);
+}
+
+static void table_name(uint64_t number, char out[40])
+{
+    (void)snprintf(out, 40, "%06" PRIu64 ".sst", number);
+}
+static void log_name(uint64_t number, char out[40])
+{
+    (void)snprintf(out, 40, "%06" PRIu64 ".log", number);
+}
+
+/* ---- what the store is to be ---- */
+
+int repair_add(struct repair *r, unsigned shard, unsigned level, const struct table_meta *meta)
+{
+    size_t n = r->add_count[shard];
+    if ((n & (n - 1)) == 0) {
+        struct version_add *grown = realloc(r->add[shard], (n ? n * 2 : 1) * sizeof *grown);
+        if (!grown)
+            return -ENOMEM;
+        r->add[shard] = grown;
+    }
+    int err = table_file_open(r->result, shard, meta, false, &r->add[shard][n].file);
+    if (err)
+        return err;
+    r->add[shard][n].level = level;
+    r->add_count[shard]++;
+    return 0;
+}
+
+int repair_add_written(struct repair *r, unsigned shard, unsigned level, struct compact_result *written)
+{
+    int err = 0;
+    for (size_t i = 0; !err && i < written->count; i++)
+        err = numbers_add(&r->written, written->tables[i].number);
+    for (size_t i = 0; !err && i < written->count; i++)
+        err = repair_add(r, shard, level, &written->tables[i]);
+    r->out->tables_written += written->count;
+    compact_result_free(written);
+    return err;
+}
+
+void repair_set_log(struct repair *r, lsn_t top)
+{
+    struct log_state *s = &r->result->state;
+    s->start = s->synced = wal_align(top);
+    for (unsigned i = 0; i < r->result->identity.shards; i++)
+        s->flushed[i] = s->start;
+}
+
+/* ---- with a good manifest ---- */
+
+static bool is_damaged(const struct repair *r, const struct version *v)
+{
+    for (unsigned l = 0; l < LSM_LEVELS; l++)
+        for (size_t i = 0; i < v->levels[l].count; i++) {
+            const struct table_file *f = v->levels[l].files[i];
+            if (table_is_damaged(f->table) || numbers_have(&r->bad_tables, f->meta.number))
+                return true;
+        }
+    return false;
+}
+
+/* Everything of a view that can be read, merged. */
+static int open_view(const struct view *v, bool tables, struct iter **out)
+{
+    size_t n = 0, max = 1 + v->sealed_count + version_iter_max(v->version);
+    struct iter **children = calloc(max, sizeof *children);
+    int err = children ? 0 : -ENOMEM;
+    if (!err && v->active && !(err = memtable_iter_new(v->active, &children[n])))
+        n++;
+    for (size_t i = 0; !err && i < v->sealed_count; i++)
+        if (!(err = memtable_iter_new(v->sealed[i], &children[n])))
+            n++;
+    if (!err && tables)
+        err = version_iters(v->version, LSM_NOFILL | LSM_SALVAGE, children, &n);
+    if (!err) {
+        err = merge_iter_new(children, n, out);
+    } else {
+        while (n > 0)
+            iter_free(children[--n]);
+    }
+    free(children);
+    return err;
+}
+
+static int rewrite_shard(struct repair *r, struct lsm *db, const struct view *v, unsigned shard)
+{
+    struct salvage s = {.env = r->env, .dir = r->path, .numbers = r->result, .db = db};
+    struct compact_result written;
+    struct salvaged counts = {0};
+    struct iter *input;
+    s.table_bytes = r->table_bytes;
+    s.block_bytes = r->block_bytes;
+    int err = open_view(v, true, &input);
+    if (err)
+        return err;
+    err = salvage_run(&s, input, &written, &counts);
+    iter_free(input);
+    if (!err)
+        err = repair_add_written(r, shard, LSM_LEVELS - 1, &written);
+    r->out->keys_saved += counts.saved;
+    r->out->keys_lost += counts.lost;
+    for (unsigned l = 0; !err && l < LSM_LEVELS; l++)
+        for (size_t i = 0; !err && i < v->version->levels[l].count; i++) {
+            uint64_t number = v->version->levels[l].files[i]->meta.number;
+            bool bad = numbers_have(&r->bad_tables, number) || table_is_damaged(v->version->levels[l].files[i]->table);
+            err = numbers_add(bad ? &r->keep_tables : &r->replaced, number);
+            r->out->tables_rewritten++;
+        }
+    return err;
+}
+
+/* The tables stay as they are; what the log holds for the shard becomes one more. */
+static int carry_shard(struct repair *r, const struct lsm *db, const struct view *v, unsigned shard)
+{
+    struct compact_result written = {0};
+    struct iter *input;
+    int err = 0;
+    for (unsigned l = 0; !err && l < LSM_LEVELS; l++)
+        for (size_t i = 0; !err && i < v->version->levels[l].count; i++)
+            err = repair_add(r, shard, l, &v->version->levels[l].files[i]->meta);
+    if (!err)
+        err = open_view(v, false, &input);
+    if (err)
+        return err;
+    struct compact_job job = {.env = r->env,
+                              .dir = r->path,
+                              .vs = r->result,
+                              .log = &db->log,
+                              .input = input,
+                              .merge = r->options->merge,
+                              .merge_arg = r->options->callback_arg,
+                              .block_bytes = r->block_bytes};
+    job.expected_entries = v->active ? memtable_count(v->active) : 0;
+    for (size_t i = 0; i < v->sealed_count; i++)
+        job.expected_entries += memtable_count(v->sealed[i]);
+    if (job.expected_entries)
+        err = compact_run(&job, &written);
+    iter_free(input);
+    return err ? err : repair_add_written(r, shard, 0, &written);
+}
+
+/* Above every LSN of the log and every seq of a table. */
+static lsn_t top_of(const struct lsm *db)
+{
+    lsn_t top = log_state_top(&db->vset->state);
+    for (unsigned s = 0; s < db->shard_count; s++)
+        for (unsigned l = 0; l < LSM_LEVELS; l++) {
+            const struct level *level = &vset_current(db->vset, s)->levels[l];
+            for (size_t i = 0; i < level->count; i++)
+                top = level->files[i]->meta.seq_max >= top ? level->files[i]->meta.seq_max + 1 : top;
+        }
+    return top;
+}
+
+/* The segment that is damaged, and those after it, whose records could not be replayed. */
+static int keep_damaged_log(struct repair *r, const struct lsm *db)
+{
+    size_t count;
+    const struct wal_use *uses = vset_uses(db->vset, &count);
+    bool from_here = false;
+    int err = 0;
+    for (size_t i = 0; !err && i < count; i++) {
+        from_here |= numbers_have(&r->bad_logs, uses[i].number);
+        if (from_here)
+            err = numbers_add(&r->keep_logs, uses[i].number);
+    }
+    return err;
+}
+
+static int repair_opened(struct repair *r, struct lsm *db)
+{
+    r->result->identity = *vset_identity(db->vset);
+    r->result->next_number = db->vset->next_number;
+    repair_set_log(r, top_of(db));
+    int err = keep_damaged_log(r, db);
+    for (unsigned i = 0; !err && i < db->shard_count; i++) {
+        struct view *v = view_get(&db->shards[i]);
+        err = is_damaged(r, v->version) ? rewrite_shard(r, db, v, i) : carry_shard(r, db, v, i);
+        view_unref(v);
+    }
+    return err;
+}
+
+/* ---- putting it in place ---- */
+
+static int copy_file(struct env *env, const char *from, const char *to)
+{
+    struct env_file *in = NULL, *out = NULL;
+    uint8_t *buf = malloc(COPY_BYTES);
+    int err = buf ? env_open(env, from, ENV_READ, &in) : -ENOMEM;
+    if (!err)
+        err = env_open(env, to, ENV_READ | ENV_WRITE | ENV_CREATE | ENV_EXCL, &out);
+    for (uint64_t at = 0; !err; at += COPY_BYTES) {
+        ssize_t n = env_pread(in, buf, COPY_BYTES, at);
+        err = n < 0 ? (int)n : n > 0 ? env_pwrite(out, buf, (size_t)n, at) : 0;
+        if (n < (ssize_t)COPY_BYTES)
+            break;
+    }
+    if (!err)
+        err = env_sync(out);
+    env_close(in);
+    env_close(out);
+    free(buf);
+    return err;
+}
+
+/* Gives a file of the store a second name in "lost", by a copy where there are no links. One that is missing is none. */
+static int keep_file(struct repair *r, const char *name)
+{
+    char *from = NULL, *to = NULL;
+    int err = asprintf(&from, "%s/%s", r->path, name) < 0 ? -ENOMEM : -EEXIST;
+    for (unsigned n = 0; err == -EEXIST && n < LOST_NAMES_MAX; n++) {
+        free(to);
+        to = NULL;
+        int len = n ? asprintf(&to, "%s/lost/%s.%u", r->path, name, n) : asprintf(&to, "%s/lost/%s", r->path, name);
+        if (len < 0) {
+            to = NULL;
+            err = -ENOMEM;
+            break;
+        }
+        err = env_link(r->env, from, to);
+        if (err && err != -EEXIST && err != -ENOENT)
+            err = copy_file(r->env, from, to);
+    }
+    if (!err) {
+        r->out->files_kept++;
+        repair_report(r, name, false, "kept as %s", to + strlen(r->path) + 1);
+    }
+    free(from);
+    free(to);
+    return err == -ENOENT ? 0 : err;
+}
+
+static int keep_files(struct repair *r)
+{
+    char *lost, name[40];
+    if (asprintf(&lost, "%s/lost", r->path) < 0)
+        return -ENOMEM;
+    int err = env_mkdir(r->env, lost);
+    if (err == -EEXIST)
+        err = 0;
+    if (!err)
+        err = keep_file(r, "MANIFEST");
+    for (size_t i = 0; !err && i < r->keep_tables.count; i++) {
+        table_name(r->keep_tables.list[i], name);
+        err = keep_file(r, name);
+    }
+    for (size_t i = 0; !err && i < r->keep_logs.count; i++) {
+        log_name(r->keep_logs.list[i], name);
+        err = keep_file(r, name);
+    }
+    if (!err)
+        err = env_sync_dir(r->env, lost);
+    if (!err)
+        err = env_sync_dir(r->env, r->path); /* the new tables, and "lost" itself */
+    free(lost);
+    return err;
+}
+
+static void remove_file(struct repair *r, const char *name)
+{
+    char *path;
+    if (asprintf(&path, "%s/%s", r->path, name) < 0)
+        return; /* a leftover: the next open deletes tables, and uses segments again */
+    int err = env_unlink(r->env, path);
+    if (err && err != -ENOENT)
+        repair_report(r, name, false, "can't be deleted: %s", strerror(-err));
+    free(path);
+}
+
+static void remove_numbers(struct repair *r, const struct numbers *n, void (*name_of)(uint64_t, char[40]))
+{
+    char name[40];
+    for (size_t i = 0; i < n->count; i++) {
+        name_of(n->list[i], name);
+        remove_file(r, name);
+    }
+}
+
+static int install(struct repair *r)
+{
+    int err = 0;
+    bool renamed = false;
+    for (unsigned i = 0; !err && i < r->result->identity.shards; i++)
+        err = version_build(r->result, i, NULL, NULL, 0, r->add[i], r->add_count[i], &r->result->current[i]);
+    if (!err)
+        err = keep_files(r);
+    if (!err)
+        err = vset_rollover(r->result, &renamed);
+    if (renamed)
+        r->written.count = 0; /* perhaps not on the medium, but perhaps named by what is */
+    if (err)
+        return err == -EINVAL ? -EUCLEAN : err;
+    remove_numbers(r, &r->replaced, table_name);
+    remove_numbers(r, &r->keep_tables, table_name);
+    remove_numbers(r, &r->keep_logs, log_name);
+    return 0;
+}
+
+/* ---- the whole ---- */
+
+static void on_problem(void *arg, const struct lsm_problem *p)
+{
+    struct repair *r = arg;
+    if (!p->damage)
+        return;
+    r->fn(r->arg, p);
+    size_t digits = strspn(p->file, "0123456789");
+    uint64_t number = strtoull(p->file, NULL, 10);
+    if (strcmp(p->file + digits, ".sst") == 0)
+        (void)numbers_add(&r->bad_tables, number); /* one more that is not here is found by its stand-in or by reading */
+    else if (strcmp(p->file + digits, ".log") == 0)
+        (void)numbers_add(&r->bad_logs, number);
+}
+
+static int repair_store(struct repair *r)
+{
+    struct lsm_options o = *r->options;
+    struct lsm *db = NULL;
+    o.flags = LSM_RDONLY | LSM_INLINE | LSM_NOLOCK;
+    o.log = NULL; /* what it would say was said by verifying */
+    o.progress = NULL;
+    o.env = r->env;
+    if (!o.memory_bytes)
+        o.memory_bytes = REPAIR_MEMORY_DEFAULT;
+    int err = lsm_open(r->path, &o, &db);
+    if (err == -EUCLEAN || err == -EIO) {
+        r->out->rebuilt = true;
+        err = rebuild(r);
+    } else if (!err) {
+        err = repair_opened(r, db);
+    }
+    if (db)
+        (void)lsm_close(db); /* read-only: nothing to lose */
+    return err ? err : install(r);
+}
+
+static void release(struct repair *r)
+{
+    char name[40];
+    for (unsigned s = 0; s < SHARDS_MAX; s++) {
+        for (size_t i = 0; i < r->add_count[s]; i++)
+            table_file_unref(r->result, r->add[s][i].file);
+        free(r->add[s]);
+    }
+    for (size_t i = 0; i < r->written.count && !r->out->done; i++) {
+        table_name(r->written.list[i], name);
+        remove_file(r, name);
+    }
+    struct numbers *all[] = {&r->bad_tables, &r->bad_logs, &r->written, &r->replaced, &r->keep_tables, &r->keep_logs};
+    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++)
+        free(all[i]->list);
+    if (r->result)
+        vset_free(r->result);
+    if (r->cache)
+        cache_free(r->cache);
+    free(r);
+}
+
+static int repair_locked(struct repair *r)
+{
+    struct lsm_verified v;
+    int err = verify_locked(r->path, r->options, on_problem, r, &v);
+    if (err || !v.damaged)
+        return err;
+    err = cache_new((size_t)(r->options->memory_bytes ? r->options->memory_bytes : REPAIR_MEMORY_DEFAULT) / 4, &r->cache);
+    struct vset_options vo = {.env = r->env, .dir = r->path, .cache = r->cache};
+    if (!err)
+        err = vset_new(&vo, &r->result);
+    if (!err)
+        err = repair_store(r);
+    if (!err)
+        r->out->done = true;
+    return err;
+}
+
+int lsm_repair(const char *path, const struct lsm_options *options, lsm_problem_fn fn, void *arg,
+               struct lsm_repaired *out)
+{
+    static const struct lsm_options defaults;
+    struct env_lock *lock = NULL;
+    char *lock_path = NULL;
+    struct repair *r = calloc(1, sizeof *r);
+    memset(out, 0, sizeof *out);
+    if (!r)
+        return -ENOMEM;
+    r->path = path;
+    r->options = options ? options : &defaults;
+    r->env = r->options->env ? r->options->env : env_posix();
+    r->fn = fn;
+    r->arg = arg;
+    r->out = out;
+    r->table_bytes = r->options->table_bytes ? r->options->table_bytes : TABLE_BYTES_DEFAULT;
+    r->block_bytes = r->options->block_bytes ? r->options->block_bytes : BLOCK_BYTES_DEFAULT;
+    struct listing files;
+    int err = listing_read(r->env, path, &files); /* no LOCK is made where there is no directory */
+    if (!err)
+        listing_free(&files);
+    if (!err && asprintf(&lock_path, "%s/LOCK", path) < 0)
+        err = -ENOMEM;
+    if (!err)
+        err = env_lock(r->env, lock_path, true, &lock);
+    if (!err)
+        err = repair_locked(r);
+    struct env *env = r->env;
+    release(r);
+    env_unlock(env, lock);
+    free(lock_path);
+    return err;
+}
