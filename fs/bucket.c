@@ -19,10 +19,14 @@ static uint64_t id_fold(fs_id dir, fs_id id) { return id ^ (uint64_t)id_vshard(d
 static bool type_valid(uint32_t type)
 {
     switch (type) {
-    case S_IFREG: case S_IFDIR: case S_IFLNK: case S_IFIFO: case S_IFSOCK: case S_IFCHR: case S_IFBLK:
-        return true;
-    default:
-        return false;
+    case S_IFREG:
+    case S_IFDIR:
+    case S_IFLNK:
+    case S_IFIFO:
+    case S_IFSOCK:
+    case S_IFCHR:
+    case S_IFBLK: return true;
+    default: return false;
     }
 }
 

@@ -56,10 +56,7 @@ int check_scan_open(struct check_scan *s, struct check *c, fs_id id, enum key_ta
     return lsm_iter_new(c->db, &o, &s->it);
 }
 
-void check_scan_close(struct check_scan *s)
-{
-    lsm_iter_free(s->it);
-}
+void check_scan_close(struct check_scan *s) { lsm_iter_free(s->it); }
 
 static int scan_probe(struct check_scan *s, uint64_t number)
 {
@@ -146,7 +143,8 @@ struct place {
     bool drop; /* repair takes the name away */
 };
 
-__attribute__((format(printf, 3, 4))) static void problem(struct check *c, const struct place *p, const char *format, ...)
+__attribute__((format(printf, 3, 4))) static void problem(struct check *c, const struct place *p,
+                                                          const char *format, ...)
 {
     char what[200];
     va_list args;
@@ -178,7 +176,8 @@ static int check_inode(struct check *c, struct place *p, struct inode *ino)
         problem(c, p, "its inode is of another type than its name says");
         p->drop = true;
     }
-    uint32_t flags = (ino->layout == LAYOUT_EXTENTS ? OBJECT_EXTENTS : 0) | (ino->large_xattrs ? OBJECT_XATTRS : 0);
+    uint32_t flags =
+        (ino->layout == LAYOUT_EXTENTS ? OBJECT_EXTENTS : 0) | (ino->large_xattrs ? OBJECT_XATTRS : 0);
     if (flags) {
         struct object *o = object_get(c, ino->attr.id);
         if (!o)
@@ -222,9 +221,10 @@ static int check_own(struct check *c, struct place *p, struct object *o)
         return r;
     bool decoded = r == 0 && record_inode_decode(v.data, v.len, &ino) == 0 && ino.layout != LAYOUT_SMALL;
     if (!decoded) {
-        problem(c, p, "%s", r == -ENOENT ? "leads to an inode that does not exist"
-                            : r < 0      ? "its inode can't be read"
-                                         : "its inode can't be decoded");
+        problem(c, p, "%s",
+                r == -ENOENT ? "leads to an inode that does not exist"
+                : r < 0      ? "its inode can't be read"
+                             : "its inode can't be decoded");
         o->flags |= c->fix ? OBJECT_DROPPED : OBJECT_UNREADABLE;
         p->drop = true;
         if (c->fix)
@@ -312,7 +312,8 @@ static int check_entry(struct check *c, struct place *p)
         problem(c, p, "is no possible name");
         p->drop = true;
     }
-    if (c->has_super && (XXH3_64bits_withSeed(e->name, e->name_len, c->hash_seed) & c->hash_mask) != p->bucket->hash) {
+    if (c->has_super &&
+        (XXH3_64bits_withSeed(e->name, e->name_len, c->hash_seed) & c->hash_mask) != p->bucket->hash) {
         problem(c, p, "stands where no lookup of this name would find it");
         p->drop = true;
     }
@@ -400,7 +401,8 @@ static int small_owner(struct check *c, fs_id dir, uint64_t hash, unsigned index
     int r = get(c, &key, &v);
     if (r == 0 && bucket_decode(v.data, v.len, &b) == 0) {
         const struct bucket_entry *e = bucket_at(&b, index);
-        bool has = e && e->record && record_inode_decode(e->record, e->record_len, &ino) == 0 && ino.layout == LAYOUT_SMALL;
+        bool has = e && e->record && record_inode_decode(e->record, e->record_len, &ino) == 0 &&
+                   ino.layout == LAYOUT_SMALL;
         r = has ? 0 : -ENOENT;
     }
     lsm_value_release(&v);
@@ -426,8 +428,8 @@ static int check_smalls(struct check *c, struct directory *d)
         int owner = small_owner(c, d->id, s.last >> 8, (unsigned)(s.last & 0xff));
         if (owner == -ENOENT) {
             struct key key = scan_key(&s, s.last);
-            problem_object(c, &c->objects[d->index], "contents of a file that is not in it (hash %014" PRIx64 ")",
-                           s.last >> 8);
+            problem_object(c, &c->objects[d->index],
+                           "contents of a file that is not in it (hash %014" PRIx64 ")", s.last >> 8);
             if (c->fix)
                 fix_delete(c, &key);
         }
@@ -447,7 +449,8 @@ static void compare_counts(struct check *c, const struct directory *d, const str
     const struct object *o = &c->objects[d->index];
     fs_id parent = parent_of(c, o);
     if (ino->home.parent != parent)
-        problem_object(c, o, "its record names %" PRIu64 " as its parent, its name is in %" PRIu64, ino->home.parent, parent);
+        problem_object(c, o, "its record names %" PRIu64 " as its parent, its name is in %" PRIu64,
+                       ino->home.parent, parent);
     if (o->flags & OBJECT_UNREADABLE)
         return;
     if (ino->dir_entries != d->entries)
@@ -500,13 +503,17 @@ static const char *stray_of_object(const struct object *o, unsigned tag)
     bool named = o && o->names > 0 && !(flags & OBJECT_DROPPED), orphan = flags & OBJECT_ORPHAN;
     switch (tag) {
     case KEY_DIR: return named && flags & OBJECT_DIR ? NULL : "a directory that no name leads to";
-    case KEY_BUCKET: return named && flags & OBJECT_DIR ? NULL : "entries of a directory that no name leads to";
-    case KEY_SMALL: return named && flags & OBJECT_DIR ? NULL : "contents in a directory that no name leads to";
+    case KEY_BUCKET:
+        return named && flags & OBJECT_DIR ? NULL : "entries of a directory that no name leads to";
+    case KEY_SMALL:
+        return named && flags & OBJECT_DIR ? NULL : "contents in a directory that no name leads to";
     case KEY_INODE: return orphan || (named && flags & OBJECT_OWN) ? NULL : "an inode that no name leads to";
     case KEY_EXTENT:
-        return orphan || flags & (OBJECT_EXTENTS | OBJECT_UNREADABLE) ? NULL : "contents that belong to no file";
+        return orphan || flags & (OBJECT_EXTENTS | OBJECT_UNREADABLE) ? NULL
+                                                                      : "contents that belong to no file";
     case KEY_XATTR:
-        return orphan || flags & (OBJECT_XATTRS | OBJECT_UNREADABLE) ? NULL : "an extended attribute of nothing";
+        return orphan || flags & (OBJECT_XATTRS | OBJECT_UNREADABLE) ? NULL
+                                                                     : "an extended attribute of nothing";
     default: return "a key of an unknown kind";
     }
 }
@@ -519,7 +526,8 @@ static const char *stray_of(const struct check *c, const uint8_t *key, size_t le
     if (id == ID_SUPER)
         return len == 9 && key[8] <= KEY_LEASE ? NULL : "a key of an unknown kind";
     if ((id & ID_SERIAL_MASK) == ID_SERIAL_ORPHANS)
-        return len == 17 && (key[8] == KEY_ORPHAN || key[8] == KEY_TRUNCATE) ? NULL : "a key of an unknown kind";
+        return len == 17 && (key[8] == KEY_ORPHAN || key[8] == KEY_TRUNCATE) ? NULL
+                                                                             : "a key of an unknown kind";
     return stray_of_object(object_find((struct check *)(uintptr_t)c, id), key[8]);
 }
 
@@ -556,7 +564,8 @@ static int check_links(struct check *c)
     int r = 0;
     for (size_t i = 0; r == 0 && i < c->count; i++) {
         const struct object *o = &c->objects[i];
-        bool countable = o->flags & OBJECT_OWN && !(o->flags & (OBJECT_UNREADABLE | OBJECT_DROPPED)) && o->names > 0;
+        bool countable =
+            o->flags & OBJECT_OWN && !(o->flags & (OBJECT_UNREADABLE | OBJECT_DROPPED)) && o->names > 0;
         if (!countable || o->names == o->nlink || (o->names < o->nlink && c->damage_seen))
             continue;
         problem_object(c, o, "it counts %" PRIu32 " names and has %" PRIu32, o->nlink, o->names);
@@ -602,8 +611,9 @@ static int take_list(struct check *c, unsigned shard, enum key_tag tag, uint32_t
         const void *value = lsm_iter_value(s.it, &len);
         bool good = key_len == 17 && (tag == KEY_ORPHAN || record_truncate_decode(value, len, &home) == 0);
         if (!good)
-            problem_id(c, s.last, "%s", tag == KEY_ORPHAN ? "an entry in the list of deleted files makes no sense"
-                                                          : "the record of its pending truncation can't be decoded");
+            problem_id(c, s.last, "%s",
+                       tag == KEY_ORPHAN ? "an entry in the list of deleted files makes no sense"
+                                         : "the record of its pending truncation can't be decoded");
         if (!good && c->fix) {
             struct key key = scan_key(&s, s.last);
             fix_delete(c, &key);
@@ -657,14 +667,19 @@ static int check_super(struct check *c)
     if (c->has_super && (super.version > SUPER_VERSION || super.incompat & ~SUPER_INCOMPAT_KNOWN))
         return -ENOTSUP;
     if (!c->has_super)
-        problem_id(c, 0, "the superblock %s", r == -ENOENT ? "is missing" : r < 0 ? "can't be read" : "can't be decoded");
+        problem_id(c, 0, "the superblock %s",
+                   r == -ENOENT ? "is missing"
+                   : r < 0      ? "can't be read"
+                                : "can't be decoded");
     r = get(c, &lease, &v);
     c->leased = r == 0 && v.len == LEASE_BYTES ? get_le64(v.data) : 0;
     c->has_lease = c->leased >= ID_SERIAL_FIRST && c->leased <= ID_SERIAL_MASK;
     lsm_value_release(&v);
     if (!c->has_lease && r != -ENOMEM)
         problem_id(c, 0, "the record of the last inode number given out %s",
-                   r == -ENOENT ? "is missing" : r < 0 ? "can't be read" : "makes no sense");
+                   r == -ENOENT ? "is missing"
+                   : r < 0      ? "can't be read"
+                                : "makes no sense");
     return r == -ENOMEM ? r : 0;
 }
 
@@ -842,8 +857,8 @@ static int repair_super(struct check *c)
     return r < 0 ? r : check_fix(c);
 }
 
-static int run_check(const char *path, const struct fs_options *options, bool repair, fs_problem_fn fn, void *arg,
-                     struct fs_checked *out)
+static int run_check(const char *path, const struct fs_options *options, bool repair, fs_problem_fn fn,
+                     void *arg, struct fs_checked *out)
 {
     struct lsm_options lsm = options->lsm;
     struct check c = {.fn = fn, .arg = arg, .out = out, .lsm = &options->lsm, .hash_mask = HASH_MASK};
@@ -872,7 +887,8 @@ static int run_check(const char *path, const struct fs_options *options, bool re
     return r < 0 ? r : closed;
 }
 
-int fs_check(const char *path, const struct fs_options *options, fs_problem_fn fn, void *arg, struct fs_checked *out)
+int fs_check(const char *path, const struct fs_options *options, fs_problem_fn fn, void *arg,
+             struct fs_checked *out)
 {
     return run_check(path, options, false, fn, arg, out);
 }

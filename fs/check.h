@@ -41,7 +41,8 @@ struct fs_checked {
  * found; -EUCLEAN if the store can't even be opened for reading, -EBUSY if it is open for writing, -EMEDIUMTYPE if it holds no
  * filesystem.
  */
-int fs_check(const char *path, const struct fs_options *options, fs_problem_fn fn, void *arg, struct fs_checked *out);
+int fs_check(const char *path, const struct fs_options *options, fs_problem_fn fn, void *arg,
+             struct fs_checked *out);
 
 /*
  * Repairs the files of the store: lsm_repair with what the filesystem's keys need. What the tree has lost by the

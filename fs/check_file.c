@@ -10,7 +10,8 @@
 
 #define EXTENT_HEADER_BYTES 8u
 
-static void problem_at(struct check *c, const struct file_place *at, const struct inode *ino, const char *what)
+static void problem_at(struct check *c, const struct file_place *at, const struct inode *ino,
+                       const char *what)
 {
     problem_entry(c, at->dir, at->name, at->name_len, ino->attr.id, "%s", what);
 }
@@ -34,8 +35,8 @@ static int check_small(struct check *c, const struct file_place *at, const struc
 }
 
 /* One extent; `edge` is where the one before ended. */
-static const char *judge_extent(const struct inode *ino, bool truncating, uint64_t edge, uint64_t end, const uint8_t *value,
-                                size_t len)
+static const char *judge_extent(const struct inode *ino, bool truncating, uint64_t edge, uint64_t end,
+                                const uint8_t *value, size_t len)
 {
     if (len <= EXTENT_HEADER_BYTES)
         return "an extent is too short";

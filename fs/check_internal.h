@@ -19,7 +19,7 @@ enum object_flags {
     OBJECT_EXTENTS = 1u << 2, /* may have keys 0x04 */
     OBJECT_XATTRS = 1u << 3,  /* may have keys 0x05 */
     OBJECT_ORPHAN = 1u << 4,
-    OBJECT_TRUNCATE = 1u << 5,  /* a truncation is pending: extents beyond the size are all right */
+    OBJECT_TRUNCATE = 1u << 5,   /* a truncation is pending: extents beyond the size are all right */
     OBJECT_UNREADABLE = 1u << 6, /* its record or entries can't be read: say no more about it */
     OBJECT_DROPPED = 1u << 7,    /* repair takes its names away */
     OBJECT_LOST_FOUND = 1u << 8, /* made by repair: nothing to check in it */
@@ -44,8 +44,9 @@ struct check {
     uint64_t hash_seed, hash_mask, leased;
     bool has_super, has_lease;
     uint64_t damage_seen; /* errors of reading so far */
-    struct lsm_batch *fix; /* NULL: only looking. Else what repairs the problem at hand, until check_fix commits it */
-    fs_id lost_found;      /* the directory, once it is needed */
+    struct lsm_batch
+        *fix; /* NULL: only looking. Else what repairs the problem at hand, until check_fix commits it */
+    fs_id lost_found; /* the directory, once it is needed */
     struct object *objects;
     size_t count, capacity;
     uint32_t *slots; /* hash table of indices + 1; its size is a power of two */
@@ -63,14 +64,15 @@ void objects_free(struct check *c);
 int object_name(struct object *o, uint32_t parent, const char *name, size_t len);
 
 /* Reports a problem of the object, or of `name` (may be NULL) in the directory at index `dir`. */
-__attribute__((format(printf, 3, 4))) void problem_object(struct check *c, const struct object *o, const char *format, ...);
-__attribute__((format(printf, 6, 7))) void problem_entry(struct check *c, uint32_t dir, const char *name, size_t len,
-                                                         fs_id id, const char *format, ...);
+__attribute__((format(printf, 3, 4))) void problem_object(struct check *c, const struct object *o,
+                                                          const char *format, ...);
+__attribute__((format(printf, 6, 7))) void problem_entry(struct check *c, uint32_t dir, const char *name,
+                                                         size_t len, fs_id id, const char *format, ...);
 __attribute__((format(printf, 3, 4))) void problem_id(struct check *c, fs_id id, const char *format, ...);
 
 /* Tells what repair does about it; no problem of its own. */
-__attribute__((format(printf, 5, 6))) void report_fix(struct check *c, uint32_t dir, const char *name, size_t len,
-                                                      const char *format, ...);
+__attribute__((format(printf, 5, 6))) void report_fix(struct check *c, uint32_t dir, const char *name,
+                                                      size_t len, const char *format, ...);
 
 /* ---- check_file.c ---- */
 
@@ -94,8 +96,8 @@ void fix_delete(struct check *c, const struct key *key);
 int fix_detach(struct check *c, const struct inode *ino);
 int fix_bucket(struct check *c, const struct bucket *b);
 /* A directory's record with what was found; `ino` is NULL if there is none to start from. */
-int fix_directory(struct check *c, const struct object *o, fs_id parent, const struct inode *ino, uint64_t entries,
-                  uint64_t size, uint64_t nlink);
+int fix_directory(struct check *c, const struct object *o, fs_id parent, const struct inode *ino,
+                  uint64_t entries, uint64_t size, uint64_t nlink);
 int fix_nlink(struct check *c, const struct object *o);
 /* Gives an inode or directory without a name one in /lost+found, and commits. *index: of the object. */
 int fix_reattach(struct check *c, fs_id id, bool dir, uint32_t *index);
@@ -113,9 +115,9 @@ struct check_scan {
     fs_id id;
     enum key_tag tag;
     unsigned digits;
-    uint64_t last;     /* number of the last key */
-    bool begun;        /* there was one */
-    uint64_t skipped;  /* times something was stepped over */
+    uint64_t last;    /* number of the last key */
+    bool begun;       /* there was one */
+    uint64_t skipped; /* times something was stepped over */
 };
 int check_scan_open(struct check_scan *s, struct check *c, fs_id id, enum key_tag tag, unsigned digits);
 /* 1: stands on the next key; 0: no more. */

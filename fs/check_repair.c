@@ -29,10 +29,7 @@ int check_fix(struct check *c)
     return r;
 }
 
-void fix_delete(struct check *c, const struct key *key)
-{
-    lsm_batch_delete(c->fix, key->bytes, key->len);
-}
+void fix_delete(struct check *c, const struct key *key) { lsm_batch_delete(c->fix, key->bytes, key->len); }
 
 static int put_inode(struct check *c, const struct inode *ino)
 {
@@ -60,8 +57,8 @@ int fix_bucket(struct check *c, const struct bucket *b)
     return r < 0 ? r : check_fix(c);
 }
 
-int fix_directory(struct check *c, const struct object *o, fs_id parent, const struct inode *ino, uint64_t entries,
-                  uint64_t size, uint64_t nlink)
+int fix_directory(struct check *c, const struct object *o, fs_id parent, const struct inode *ino,
+                  uint64_t entries, uint64_t size, uint64_t nlink)
 {
     struct inode dir = {.attr = {.mode = S_IFDIR | 0700, .uid = geteuid(), .gid = getegid()}};
     if (ino) {
@@ -131,7 +128,8 @@ static int add_name(struct check *c, fs_id dir, const char *name, fs_id id, uint
     uint64_t hash = XXH3_64bits_withSeed(name, strlen(name), c->hash_seed) & c->hash_mask;
     struct bucket b = {.dir = dir, .hash = hash};
     struct key key = key_bucket(dir, hash), own = key_plain(dir, KEY_DIR);
-    struct touch touch = {.entries = 1, .size = (int64_t)(strlen(name) + DIR_ENTRY_BYTES), .nlink = S_ISDIR(type)};
+    struct touch touch = {
+        .entries = 1, .size = (int64_t)(strlen(name) + DIR_ENTRY_BYTES), .nlink = S_ISDIR(type)};
     uint8_t operand[TOUCH_BYTES];
     int r = lsm_get(c->db, key.bytes, key.len, NULL, LSM_NOFILL, &b.value);
     if (r == 0)
@@ -218,7 +216,8 @@ static int rename_object(struct check *c, fs_id id, bool dir, const char *name, 
         return -ENOMEM;
     free(o->name);
     o->name = NULL;
-    o->flags = (o->flags & ~(uint32_t)(OBJECT_DROPPED | OBJECT_OWN | OBJECT_DIR)) | (dir ? OBJECT_DIR : OBJECT_OWN);
+    o->flags =
+        (o->flags & ~(uint32_t)(OBJECT_DROPPED | OBJECT_OWN | OBJECT_DIR)) | (dir ? OBJECT_DIR : OBJECT_OWN);
     o->names = o->nlink = 1;
     *index = (uint32_t)(o - c->objects);
     return object_name(o, (uint32_t)(home - c->objects), name, strlen(name));
@@ -269,7 +268,8 @@ int fix_reattach(struct check *c, fs_id id, bool dir, uint32_t *index)
         lsm_batch_clear(c->fix);
     if (r == 0 && !dir) {
         struct object *o = &c->objects[*index];
-        o->flags |= (ino.layout == LAYOUT_EXTENTS ? OBJECT_EXTENTS : 0) | (ino.large_xattrs ? OBJECT_XATTRS : 0);
+        o->flags |=
+            (ino.layout == LAYOUT_EXTENTS ? OBJECT_EXTENTS : 0) | (ino.large_xattrs ? OBJECT_XATTRS : 0);
     }
     return r;
 }

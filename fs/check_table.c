@@ -122,8 +122,8 @@ static const char *path_of(struct check *c, uint32_t dir, const char *name, size
 
 /* ---- reports ---- */
 
-__attribute__((format(printf, 4, 0))) static void send(struct check *c, const char *path, fs_id id, const char *format,
-                                                       va_list args)
+__attribute__((format(printf, 4, 0))) static void send(struct check *c, const char *path, fs_id id,
+                                                       const char *format, va_list args)
 {
     char what[256];
     vsnprintf(what, sizeof(what), format, args);
@@ -135,13 +135,16 @@ __attribute__((format(printf, 4, 0))) static void send(struct check *c, const ch
 void problem_object(struct check *c, const struct object *o, const char *format, ...)
 {
     va_list args;
-    const char *path = o->id == FS_ID_ROOT ? "/" : o->name ? path_of(c, o->parent, o->name, strlen(o->name)) : NULL;
+    const char *path = o->id == FS_ID_ROOT ? "/"
+                       : o->name           ? path_of(c, o->parent, o->name, strlen(o->name))
+                                           : NULL;
     va_start(args, format);
     send(c, path, o->id, format, args);
     va_end(args);
 }
 
-void problem_entry(struct check *c, uint32_t dir, const char *name, size_t len, fs_id id, const char *format, ...)
+void problem_entry(struct check *c, uint32_t dir, const char *name, size_t len, fs_id id, const char *format,
+                   ...)
 {
     va_list args;
     va_start(args, format);

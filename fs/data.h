@@ -23,7 +23,8 @@
 #define DATA_STEP 256u         /* keys deleted in one batch by the stepwise functions */
 
 int data_read(struct lsm *db, const struct inode *ino, uint64_t off, void *buf, size_t len, size_t *got);
-int data_write(struct lsm *db, struct inode *ino, uint64_t off, const void *buf, size_t len, struct lsm_batch *batch);
+int data_write(struct lsm *db, struct inode *ino, uint64_t off, const void *buf, size_t len,
+               struct lsm_batch *batch);
 
 /*
  * Sets the size. Growing leaves a hole. Shrinking cuts; if more than DATA_STEP extents lie beyond,
@@ -35,7 +36,8 @@ int data_truncate(struct lsm *db, struct inode *ino, uint64_t size, struct lsm_b
 int data_trim(struct lsm *db, struct inode *ino, struct lsm_batch *batch, bool *more);
 
 /* Makes [off, off+len) a hole, as far as DATA_STEP extents allow: *next is where to go on, or off + len. Size is unchanged. */
-int data_punch(struct lsm *db, struct inode *ino, uint64_t off, uint64_t len, struct lsm_batch *batch, uint64_t *next);
+int data_punch(struct lsm *db, struct inode *ino, uint64_t off, uint64_t len, struct lsm_batch *batch,
+               uint64_t *next);
 
 /* SEEK_DATA, SEEK_HOLE; -ENXIO as lseek(2). */
 int data_seek(struct lsm *db, const struct inode *ino, uint64_t off, int whence, uint64_t *out);

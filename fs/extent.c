@@ -177,7 +177,7 @@ struct edit {
     struct span spans[SPANS_MAX]; /* to be stored, apart from each other */
     unsigned spans_count;
     unsigned old_count;
-    uint64_t old_ends[CHUNK / 64]; /* ends (less one) of extents whose keys exist and were taken */
+    uint64_t old_ends[CHUNK / 64];       /* ends (less one) of extents whose keys exist and were taken */
     uint8_t room[EXTENT_HEADER + CHUNK]; /* the chunk's bytes where known, after room for a header */
 };
 

@@ -153,7 +153,8 @@ static int punch(struct change *c, uint64_t off, uint64_t len)
     int r = 0;
 
     while (r == 0 && next < end) {
-        r = note_damage(c->fs, &c->ino, next, data_punch(c->fs->db, &c->ino, next, end - next, c->batch, &next));
+        r = note_damage(c->fs, &c->ino, next,
+                        data_punch(c->fs->db, &c->ino, next, end - next, c->batch, &next));
         c->ino.attr.mtime = c->ino.attr.ctime = c->now;
         if (r == 0 && next < end)
             r = change_commit(c);

@@ -38,7 +38,7 @@ typedef uint64_t fs_id;
 #define FS_ID_CONTROL_LAST UINT64_C(15)
 
 #define FS_NAME_MAX 255u
-#define FS_LINK_MAX 1000000u   /* names of one file */
+#define FS_LINK_MAX 1000000u /* names of one file */
 #define FS_SYMLINK_MAX 4095u
 #define FS_XATTR_NAME_MAX 255u
 #define FS_XATTR_VALUE_MAX 65536u
@@ -105,7 +105,8 @@ int fs_readlink(struct fs *fs, fs_id id, char *buf, size_t size, size_t *len);
  * goes for an entry whose inode can't be read: it is damaged, the others are not. `next` is the position after
  * the entry: unique, stable, valid for ever. fn runs with the directory locked: it must only copy.
  */
-typedef bool (*fs_readdir_fn)(void *arg, const char *name, size_t len, uint64_t next, const struct fs_attr *attr);
+typedef bool (*fs_readdir_fn)(void *arg, const char *name, size_t len, uint64_t next,
+                              const struct fs_attr *attr);
 int fs_readdir(struct fs *fs, fs_id id, uint64_t off, bool plus, fs_readdir_fn fn, void *arg);
 
 /* ---- attributes ---- */

@@ -36,19 +36,19 @@ struct inode_home {
 enum inode_layout { LAYOUT_INLINE = 0, LAYOUT_SMALL = 1, LAYOUT_EXTENTS = 2 }; /* on disk */
 
 struct inode {
-    struct fs_attr attr;   /* attr.blocks is derived: inode_blocks() */
+    struct fs_attr attr; /* attr.blocks is derived: inode_blocks() */
     struct inode_home home;
     enum inode_layout layout;
-    uint64_t stored;       /* LAYOUT_EXTENTS: bytes held by extents */
-    uint8_t *data;         /* LAYOUT_INLINE: malloc'ed, may be NULL if data_len is 0 */
-    uint32_t data_len;     /* LAYOUT_INLINE, LAYOUT_SMALL: bytes stored */
-    uint8_t *xattrs;       /* encoded small xattrs (record.h), malloc'ed */
+    uint64_t stored;   /* LAYOUT_EXTENTS: bytes held by extents */
+    uint8_t *data;     /* LAYOUT_INLINE: malloc'ed, may be NULL if data_len is 0 */
+    uint32_t data_len; /* LAYOUT_INLINE, LAYOUT_SMALL: bytes stored */
+    uint8_t *xattrs;   /* encoded small xattrs (record.h), malloc'ed */
     uint32_t xattrs_len;
-    bool large_xattrs;     /* there are keys 0x05 */
-    uint64_t dir_entries;  /* HOME_DIR: number of entries */
+    bool large_xattrs;    /* there are keys 0x05 */
+    uint64_t dir_entries; /* HOME_DIR: number of entries */
 };
 
-void inode_release(struct inode *ino); /* frees data and xattrs; not ino itself */
+void inode_release(struct inode *ino);          /* frees data and xattrs; not ino itself */
 uint64_t inode_blocks(const struct inode *ino); /* attr.blocks */
 
 #endif

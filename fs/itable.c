@@ -60,10 +60,7 @@ static struct itable_entry **slot_of(struct shard *s, fs_id id)
     return p;
 }
 
-static bool is_unlinked(const struct itable_entry *e)
-{
-    return e->orphan || e->kind == HOME_MEMORY - 1;
-}
+static bool is_unlinked(const struct itable_entry *e) { return e->orphan || e->kind == HOME_MEMORY - 1; }
 
 static void entry_get(const struct itable_entry *e, struct itable_info *out)
 {

@@ -52,10 +52,7 @@ void locks_free(struct locks *l)
     free(l);
 }
 
-void lockset_init(struct lockset *s, struct locks *l)
-{
-    *s = (struct lockset){.locks = l};
-}
+void lockset_init(struct lockset *s, struct locks *l) { *s = (struct lockset){.locks = l}; }
 
 void lockset_inode(struct lockset *s, fs_id id, bool exclusive)
 {

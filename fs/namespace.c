@@ -186,8 +186,11 @@ static int creation_store(struct creation *c, unsigned index)
     struct fs *fs = c->txn.fs;
     uint8_t *record = NULL;
     int r = 0;
-    struct bucket_entry e = {.name = c->name, .name_len = (uint8_t)c->len, .id = c->ino.attr.id,
-                             .type = c->ino.attr.mode & S_IFMT, .index = (uint8_t)index};
+    struct bucket_entry e = {.name = c->name,
+                             .name_len = (uint8_t)c->len,
+                             .id = c->ino.attr.id,
+                             .type = c->ino.attr.mode & S_IFMT,
+                             .index = (uint8_t)index};
 
     if (c->ino.home.kind == HOME_DIR) {
         r = inode_store(fs, &c->ino, c->txn.batch);
@@ -244,7 +247,11 @@ int fs_mknod(struct fs *fs, const struct fs_caller *caller, fs_id parent, const 
     mode &= S_IFMT | 07777;
     switch (mode & S_IFMT) {
     case 0: mode |= S_IFREG; break; /* as mknod(2) has it */
-    case S_IFREG: case S_IFIFO: case S_IFSOCK: case S_IFCHR: case S_IFBLK: break;
+    case S_IFREG:
+    case S_IFIFO:
+    case S_IFSOCK:
+    case S_IFCHR:
+    case S_IFBLK: break;
     case S_IFDIR: return -EPERM;
     default: return -EINVAL;
     }
@@ -352,8 +359,8 @@ static int link_store(struct linking *l, const char *name, size_t len)
     struct fs *fs = l->txn.fs;
     bool moves = l->ino.home.kind == HOME_ENTRY;
     bool same = moves && l->old.parent == l->to.dir && l->old.hash == l->to.hash;
-    struct bucket_entry e = {.name = name, .name_len = (uint8_t)len, .id = l->ino.attr.id,
-                             .type = l->ino.attr.mode & S_IFMT};
+    struct bucket_entry e = {
+        .name = name, .name_len = (uint8_t)len, .id = l->ino.attr.id, .type = l->ino.attr.mode & S_IFMT};
     int r = 0;
 
     if (bucket_find(&l->to, name, len))

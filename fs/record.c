@@ -188,7 +188,12 @@ static void take_bytes(struct inode *out, uint64_t field, const uint8_t *bytes, 
 static bool inode_plausible(const struct inode *ino, bool has_data, bool has_len)
 {
     switch (ino->attr.mode & S_IFMT) {
-    case S_IFREG: case S_IFLNK: case S_IFIFO: case S_IFSOCK: case S_IFCHR: case S_IFBLK: break;
+    case S_IFREG:
+    case S_IFLNK:
+    case S_IFIFO:
+    case S_IFSOCK:
+    case S_IFCHR:
+    case S_IFBLK: break;
     default: return false;
     }
     if (ino->attr.mode & ~(uint32_t)(S_IFMT | 07777) || ino->attr.size > FS_SIZE_MAX)

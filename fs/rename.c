@@ -20,7 +20,6 @@
 #include <string.h>
 #include <xxhash.h>
 
-
 /* One of the two names, and what it means. */
 struct side {
     fs_id dir;
@@ -42,8 +41,8 @@ struct renaming {
     unsigned flags;
     bool tree_locked;
     struct side from, to;
-    struct drop drop;      /* the inode that `to` named */
-    uint8_t *whiteout;     /* its record */
+    struct drop drop;  /* the inode that `to` named */
+    uint8_t *whiteout; /* its record */
     struct bucket bucket[2];
 };
 
@@ -198,7 +197,10 @@ static int move_inode(struct renaming *rn, struct side *at, struct side *to, uns
 {
     struct txn *t = &rn->txn;
     struct inode *ino = &at->ino;
-    struct bucket_entry e = {.name = to->name, .name_len = (uint8_t)to->len, .id = at->id, .type = at->type,
+    struct bucket_entry e = {.name = to->name,
+                             .name_len = (uint8_t)to->len,
+                             .id = at->id,
+                             .type = at->type,
                              .index = (uint8_t)index};
     int r = 0;
 
@@ -248,8 +250,11 @@ static int add_whiteout(struct renaming *rn, unsigned index)
     rn->whiteout = malloc(record_inode_max(&ino));
     if (!rn->whiteout)
         return -ENOMEM;
-    struct bucket_entry e = {.name = from->name, .name_len = (uint8_t)from->len, .type = S_IFCHR,
-                             .id = (uint64_t)id_vshard(from->dir) << 52 | serial, .index = (uint8_t)index,
+    struct bucket_entry e = {.name = from->name,
+                             .name_len = (uint8_t)from->len,
+                             .type = S_IFCHR,
+                             .id = (uint64_t)id_vshard(from->dir) << 52 | serial,
+                             .index = (uint8_t)index,
                              .record = rn->whiteout};
     e.record_len = (uint32_t)record_inode_encode(&ino, rn->whiteout);
     bucket_add(from->bucket, &e);

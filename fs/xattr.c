@@ -11,8 +11,8 @@
 #include <string.h>
 #include <sys/xattr.h>
 
-#define XATTR_SMALL_MAX 128u     /* name and value of one that stands in the inode */
-#define XATTR_LIST_BYTES 65536u  /* XATTR_LIST_MAX of Linux: a longer list can't be read */
+#define XATTR_SMALL_MAX 128u    /* name and value of one that stands in the inode */
+#define XATTR_LIST_BYTES 65536u /* XATTR_LIST_MAX of Linux: a longer list can't be read */
 
 /* ---- the small ones ---- */
 

@@ -53,8 +53,8 @@ static bool grow(struct lsm_batch *batch, size_t need)
     return true;
 }
 
-static void add(struct lsm_batch *batch, enum entry_type type, const void *key, size_t key_len, const void *value,
-                size_t value_len)
+static void add(struct lsm_batch *batch, enum entry_type type, const void *key, size_t key_len,
+                const void *value, size_t value_len)
 {
     if (batch->error)
         return;
@@ -82,7 +82,8 @@ static void add(struct lsm_batch *batch, enum entry_type type, const void *key, 
     put_le32(batch->bytes, batch->count);
 }
 
-void lsm_batch_put(struct lsm_batch *batch, const void *key, size_t key_len, const void *value, size_t value_len)
+void lsm_batch_put(struct lsm_batch *batch, const void *key, size_t key_len, const void *value,
+                   size_t value_len)
 {
     add(batch, ENTRY_PUT, key, key_len, value, value_len);
 }
@@ -99,15 +100,9 @@ void lsm_batch_merge(struct lsm_batch *batch, const void *key, size_t key_len, c
     batch->has_merge = true;
 }
 
-unsigned lsm_batch_count(const struct lsm_batch *batch)
-{
-    return batch->count;
-}
+unsigned lsm_batch_count(const struct lsm_batch *batch) { return batch->count; }
 
-size_t lsm_batch_bytes(const struct lsm_batch *batch)
-{
-    return batch->len;
-}
+size_t lsm_batch_bytes(const struct lsm_batch *batch) { return batch->len; }
 
 int batch_read_begin(struct batch_reader *br, const void *payload, size_t len)
 {

@@ -20,7 +20,7 @@ struct compact_job {
     const char *dir;
     struct vset *vs; /* for file numbers */
     const struct logger *log;
-    struct iter *input; /* owned by the caller */
+    struct iter *input;        /* owned by the caller */
     uint64_t expected_entries; /* of all inputs: must be met exactly */
     const uint64_t *snapshots; /* ascending; seqs that must stay readable */
     size_t snapshot_count;
@@ -29,7 +29,8 @@ struct compact_job {
     void *merge_arg;
     size_t block_bytes;
     uint64_t max_output_bytes; /* cut a table here (never between versions of one user key); 0: never */
-    const struct level *grandparent; /* NULL, or the level below the output: cut where overlap grows over 10 tables */
+    const struct level
+        *grandparent; /* NULL, or the level below the output: cut where overlap grows over 10 tables */
     /* Called every 64 KiB of input: lets a flush in between. An error aborts. May be NULL. */
     int (*yield)(void *arg);
     void *yield_arg;

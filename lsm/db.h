@@ -102,10 +102,10 @@ struct lsm {
     struct cache *cache;
     struct table_reader_stats reader_stats;
     struct vset *vset;
-    struct wal *wal;       /* NULL in a read-only store */
-    lsn_t fixed_frontier;  /* in a read-only store, and while replaying */
-    bool read_only;        /* opened so */
-    int failed;            /* atomic: the error that made it read-only */
+    struct wal *wal;      /* NULL in a read-only store */
+    lsn_t fixed_frontier; /* in a read-only store, and while replaying */
+    bool read_only;       /* opened so */
+    int failed;           /* atomic: the error that made it read-only */
     unsigned shard_count;
     struct shard shards[SHARDS_MAX];
 
@@ -136,10 +136,7 @@ static inline lsn_t db_frontier(const struct lsm *db)
 {
     return db->wal ? wal_frontier(db->wal) : db->fixed_frontier;
 }
-static inline bool db_inline(const struct lsm *db)
-{
-    return db->options.flags & LSM_INLINE;
-}
+static inline bool db_inline(const struct lsm *db) { return db->options.flags & LSM_INLINE; }
 /* 0, or why nothing may be written. */
 int db_writable(const struct lsm *db);
 /* Turns the store read-only for good; the first error stays. */
@@ -161,7 +158,7 @@ void view_destroy(struct shard *s); /* at close, nobody reads any more */
  * one takes its place. *retired goes to view_retire or view_retire_later once the lock is dropped.
  */
 int view_rotate(struct shard *s, size_t arena_bytes, struct view **retired);
-void view_retire(struct view *old); /* waits for a grace period; no locks held; NULL is allowed */
+void view_retire(struct view *old);       /* waits for a grace period; no locks held; NULL is allowed */
 void view_retire_later(struct view *old); /* leaves that to view_retire_waiting; with LSM_INLINE waits, too */
 void view_retire_waiting(struct shard *s);
 /*
@@ -176,7 +173,8 @@ void view_install(struct shard *s, struct view *spare, struct version *v, struct
 void shard_kick(struct shard *s);
 /* One step of background work: a flush, a compaction. 1 if there was any; negative if it failed. */
 int shard_step(struct shard *s);
-int shard_flush_oldest(struct shard *s); /* the oldest sealed memtable; the shard's thread (or the only one) */
+int shard_flush_oldest(
+    struct shard *s); /* the oldest sealed memtable; the shard's thread (or the only one) */
 /* How many have ended: to be taken before looking whether there is anything to wait for. */
 uint64_t shard_count(struct shard *s, enum shard_work what);
 /*
@@ -199,8 +197,8 @@ void db_wal_failed(void *arg, int error);
 /* ---- commit.c ---- */
 
 /* Inserts the changes of a record whose room was checked; shards whose bit is not in `mask` are passed over. */
-void db_insert(struct lsm *db, const struct batch_change *changes, const uint8_t *shard_of, uint32_t count, lsn_t lsn,
-               lsn_t end, uint64_t mask);
+void db_insert(struct lsm *db, const struct batch_change *changes, const uint8_t *shard_of, uint32_t count,
+               lsn_t lsn, lsn_t end, uint64_t mask);
 
 /* ---- snapshot.c ---- */
 

@@ -62,7 +62,8 @@ static void put_bytes(struct buffer *b, const void *bytes, size_t len)
 }
 
 /* A field of n integers, followed by extra_bytes that the caller puts. */
-static void put_field(struct buffer *b, enum field_tag tag, const uint64_t *integers, size_t n, size_t extra_bytes)
+static void put_field(struct buffer *b, enum field_tag tag, const uint64_t *integers, size_t n,
+                      size_t extra_bytes)
 {
     uint8_t head[2 * VARINT_MAX], body[INTEGERS_MAX * VARINT_MAX], *p = body;
     for (size_t i = 0; i < n; i++)
@@ -75,9 +76,9 @@ static void put_field(struct buffer *b, enum field_tag tag, const uint64_t *inte
 static void put_add(struct buffer *b, const struct edit_file *f)
 {
     const struct table_meta *m = &f->meta;
-    uint64_t v[INTEGERS_MAX] = {f->shard,      f->level,   m->number,  m->bytes,        m->entries,
-                                m->deletes,    m->merges,  m->key_bytes, m->value_bytes, m->seq_min,
-                                m->seq_max,    m->smallest_len, m->largest_len};
+    uint64_t v[INTEGERS_MAX] = {f->shard,   f->level,        m->number,     m->bytes,       m->entries,
+                                m->deletes, m->merges,       m->key_bytes,  m->value_bytes, m->seq_min,
+                                m->seq_max, m->smallest_len, m->largest_len};
     put_field(b, FIELD_ADD, v, INTEGERS_MAX, (size_t)m->smallest_len + m->largest_len);
     put_bytes(b, m->smallest, m->smallest_len);
     put_bytes(b, m->largest, m->largest_len);
@@ -86,8 +87,8 @@ static void put_add(struct buffer *b, const struct edit_file *f)
 static void put_log_fields(struct buffer *b, const struct edit *e)
 {
     if (e->use)
-        put_field(b, FIELD_USE, (uint64_t[]){e->use->number, e->use->base, e->use->salt, e->use->bytes, e->use->end},
-                  5, 0);
+        put_field(b, FIELD_USE,
+                  (uint64_t[]){e->use->number, e->use->base, e->use->salt, e->use->bytes, e->use->end}, 5, 0);
     if (e->has_log_end)
         put_field(b, FIELD_LOG_END, (uint64_t[]){e->log_end_number, e->log_end}, 2, 0);
     if (e->synced)
@@ -214,8 +215,9 @@ static int read_use(struct reader *r, struct decoded_edit *d)
     u->bytes = read_varint(r);
     u->end = read_varint(r);
     d->edit.use = u;
-    bool sane = u->number && u->number <= FILE_NUMBER_MAX && u->base && u->base % 8 == 0 && u->bytes && u->base <= SEQ_MAX &&
-                u->bytes <= SEQ_MAX && (!u->end || (u->end >= u->base && u->end <= u->base + u->bytes));
+    bool sane = u->number && u->number <= FILE_NUMBER_MAX && u->base && u->base % 8 == 0 && u->bytes &&
+                u->base <= SEQ_MAX && u->bytes <= SEQ_MAX &&
+                (!u->end || (u->end >= u->base && u->end <= u->base + u->bytes));
     return sane ? 0 : -EUCLEAN;
 }
 
@@ -223,33 +225,25 @@ static int read_field(uint64_t tag, struct reader *r, struct decoded_edit *d)
 {
     struct edit *e = &d->edit;
     switch (tag) {
-    case FIELD_ADD:
-        return read_add(r, e);
-    case FIELD_REMOVE:
-        return read_remove(r, e);
-    case FIELD_USE:
-        return read_use(r, d);
+    case FIELD_ADD: return read_add(r, e);
+    case FIELD_REMOVE: return read_remove(r, e);
+    case FIELD_USE: return read_use(r, d);
     case FIELD_LOG_END:
         e->has_log_end = true;
         e->log_end_number = read_varint(r);
         e->log_end = read_varint(r);
         return 0;
-    case FIELD_SYNCED:
-        e->synced = read_varint(r);
-        return 0;
+    case FIELD_SYNCED: e->synced = read_varint(r); return 0;
     case FIELD_FLUSHED:
         e->has_flushed = true;
         e->flushed_shard = read_index(r);
         e->flushed = read_varint(r);
         return e->flushed_shard < SHARDS_MAX ? 0 : -EUCLEAN;
-    case FIELD_LOG_START:
-        e->log_start = read_varint(r);
-        return 0;
+    case FIELD_LOG_START: e->log_start = read_varint(r); return 0;
     case FIELD_NEXT_NUMBER:
         d->next_number = read_varint(r);
         return d->next_number <= FILE_NUMBER_MAX ? 0 : -EUCLEAN;
-    default:
-        return tag & 1 ? -ENOTSUP : 0;
+    default: return tag & 1 ? -ENOTSUP : 0;
     }
 }
 

@@ -40,7 +40,7 @@ struct env_thread;
 struct env_file_ops {
     ssize_t (*pread)(struct env_file *f, void *buf, size_t len, uint64_t off);
     int (*pwritev)(struct env_file *f, const struct iovec *iov, int n, uint64_t off);
-    int (*sync)(struct env_file *f);                                /* fdatasync */
+    int (*sync)(struct env_file *f);                                 /* fdatasync */
     int (*allocate)(struct env_file *f, uint64_t off, uint64_t len); /* reserve blocks; grows size */
     int (*truncate)(struct env_file *f, uint64_t len);
     int (*size)(struct env_file *f, uint64_t *out);
@@ -59,7 +59,7 @@ typedef int (*env_list_fn)(void *arg, const char *name);
 
 struct env_ops {
     int (*open)(struct env *e, const char *path, unsigned flags, struct env_file **out);
-    int (*mkdir)(struct env *e, const char *path); /* mode 0700; -EEXIST */
+    int (*mkdir)(struct env *e, const char *path);                           /* mode 0700; -EEXIST */
     int (*list)(struct env *e, const char *path, env_list_fn fn, void *arg); /* without . and .. */
     int (*unlink)(struct env *e, const char *path);
     int (*rename)(struct env *e, const char *from, const char *to); /* replaces */
@@ -71,8 +71,9 @@ struct env_ops {
     uint64_t (*mono_ns)(struct env *e);
     uint64_t (*wall_ns)(struct env *e);
     int (*random)(struct env *e, void *buf, size_t len);
-    int (*thread_start)(struct env *e, const char *name, int cpu, void (*fn)(void *), void *arg,
-                        struct env_thread **out); /* cpu -1: not pinned; a cpu that is not there: not pinned */
+    int (*thread_start)(
+        struct env *e, const char *name, int cpu, void (*fn)(void *), void *arg,
+        struct env_thread **out); /* cpu -1: not pinned; a cpu that is not there: not pinned */
     void (*thread_join)(struct env *e, struct env_thread *t); /* releases t */
 };
 

@@ -257,10 +257,8 @@ static bool fs_mappable(int fd)
     switch ((uint32_t)fs.f_type) {
     case EXT4_SUPER_MAGIC: /* and ext2, ext3 */
     case XFS_SUPER_MAGIC:
-    case TMPFS_MAGIC:
-        return true;
-    default:
-        return false;
+    case TMPFS_MAGIC: return true;
+    default: return false;
     }
 }
 

@@ -18,10 +18,7 @@ struct level_iter {
     struct iter *inner; /* NULL: none */
 };
 
-static struct level_iter *of(struct iter *it)
-{
-    return (struct level_iter *)it;
-}
+static struct level_iter *of(struct iter *it) { return (struct level_iter *)it; }
 
 /* Takes over where the inner iterator stands. */
 static void mirror(struct level_iter *l)

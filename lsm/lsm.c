@@ -38,20 +38,18 @@ void db_fail(struct lsm *db, int error, const char *what)
     if (!__atomic_compare_exchange_n(&db->failed, &none, error, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED))
         return;
     logger_write(&db->log, LSM_LOG_ERROR,
-                 "%s: %s (%s): the store is read-only from now on; what was synced before is safe", db->path, what,
-                 strerror(-error));
+                 "%s: %s (%s): the store is read-only from now on; what was synced before is safe", db->path,
+                 what, strerror(-error));
 }
 
 unsigned db_route(const struct lsm *db, const void *key, size_t len)
 {
-    uint64_t h = db->options.route ? db->options.route(db->options.callback_arg, key, len) : XXH3_64bits(key, len);
+    uint64_t h =
+        db->options.route ? db->options.route(db->options.callback_arg, key, len) : XXH3_64bits(key, len);
     return (unsigned)(h % db->shard_count);
 }
 
-unsigned lsm_shards(const struct lsm *db)
-{
-    return db->shard_count;
-}
+unsigned lsm_shards(const struct lsm *db) { return db->shard_count; }
 
 unsigned lsm_shard_of(const struct lsm *db, const void *key, size_t key_len)
 {
@@ -60,10 +58,7 @@ unsigned lsm_shard_of(const struct lsm *db, const void *key, size_t key_len)
 
 /* ---- options ---- */
 
-static size_t clamp(size_t v, size_t low, size_t high)
-{
-    return v < low ? low : v > high ? high : v;
-}
+static size_t clamp(size_t v, size_t low, size_t high) { return v < low ? low : v > high ? high : v; }
 
 static int fill_options(struct lsm_options *o)
 {
@@ -83,7 +78,8 @@ static int fill_options(struct lsm_options *o)
         o->block_bytes = 8 << 10;
     if (!o->log_segment_bytes)
         o->log_segment_bytes = SEGMENT_DEFAULT;
-    if (o->log_segment_bytes < WAL_SEGMENT_MIN || o->log_segment_bytes > WAL_SEGMENT_MAX || o->log_segment_bytes % 4096)
+    if (o->log_segment_bytes < WAL_SEGMENT_MIN || o->log_segment_bytes > WAL_SEGMENT_MAX ||
+        o->log_segment_bytes % 4096)
         return -EINVAL;
     if (!o->commit_ms)
         o->commit_ms = 1000;
@@ -108,10 +104,7 @@ static void fit_options(struct lsm *db, const struct store_identity *id)
  * Of the memory: three eighths for write buffers (one being filled and SEALED_MAX waiting, of an eighth
  * in all shards together), three for the cache, and the rest for tables being written and for the caller.
  */
-static size_t cache_share(const struct lsm_options *o)
-{
-    return o->memory_bytes / 8 * 3;
-}
+static size_t cache_share(const struct lsm_options *o) { return o->memory_bytes / 8 * 3; }
 
 /* ---- the directory ---- */
 
@@ -177,9 +170,10 @@ static int lock_directory(struct lsm *db, bool *create)
         err = env_lock(db->env, path, !db->read_only, &db->lock);
     free(path);
     if (err == -EPERM)
-        logger_write(&db->log, LSM_LOG_ERROR,
-                     "%s: belongs to another user, or others may write to it: chmod go-w it, or use it as its owner",
-                     db->path);
+        logger_write(
+            &db->log, LSM_LOG_ERROR,
+            "%s: belongs to another user, or others may write to it: chmod go-w it, or use it as its owner",
+            db->path);
     if (err)
         return err;
     /* Another process may have created the store before we had the lock. */
@@ -207,7 +201,8 @@ static int sync_parent(struct lsm *db)
     parent[n] = 0;
     int err = env_sync_dir(db->env, n ? parent : ".");
     if (err == -EACCES) {
-        logger_write(&db->log, LSM_LOG_WARNING, "%s: can't be read, so the new store in it is not synced yet", parent);
+        logger_write(&db->log, LSM_LOG_WARNING, "%s: can't be read, so the new store in it is not synced yet",
+                     parent);
         err = 0;
     }
     free(parent);
@@ -228,7 +223,8 @@ static int open_vset(struct lsm *db, bool create)
         .write_buffer_bytes = db->options.write_buffer_bytes ? db->options.write_buffer_bytes : 16 * MIB,
     };
     if (create) {
-        struct store_identity id = {.shards = db->options.shards, .log_segment_bytes = db->options.log_segment_bytes};
+        struct store_identity id = {.shards = db->options.shards,
+                                    .log_segment_bytes = db->options.log_segment_bytes};
         int err = env_random(db->env, id.uuid, sizeof id.uuid);
         if (!err)
             err = mutant("directory of a new store not synced") ? 0 : sync_parent(db);
@@ -344,7 +340,8 @@ int lsm_close(struct lsm *db)
             struct edit edit = {.synced = synced};
             err = vset_apply(db->vset, &edit, NULL, NULL);
             if (err == -ENOSPC) { /* all is on the medium; only this hint found no place there */
-                logger_write(&db->log, LSM_LOG_WARNING, "%s: no space to record a clean end of the log", db->path);
+                logger_write(&db->log, LSM_LOG_WARNING, "%s: no space to record a clean end of the log",
+                             db->path);
                 err = 0;
             }
         }

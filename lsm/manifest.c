@@ -96,8 +96,8 @@ static uint64_t seed_of(const struct store_identity *identity, uint64_t salt)
     return XXH3_64bits(bytes, sizeof bytes);
 }
 
-static uint64_t record_checksum(uint64_t seed, uint64_t sequence, const uint8_t *header, const uint8_t *payload,
-                                size_t len)
+static uint64_t record_checksum(uint64_t seed, uint64_t sequence, const uint8_t *header,
+                                const uint8_t *payload, size_t len)
 {
     return XXH3_64bits_withSeed(payload, len, XXH3_64bits_withSeed(header, 16, seed + sequence));
 }
@@ -144,17 +144,20 @@ out:
     return rc;
 }
 
-static int check_features(const struct manifest_options *o, const char *path, const uint8_t *h, bool read_only)
+static int check_features(const struct manifest_options *o, const char *path, const uint8_t *h,
+                          bool read_only)
 {
     uint32_t version = get_le32(h + AT_VERSION);
     uint64_t incompat = get_le64(h + AT_INCOMPAT) & ~KNOWN_INCOMPAT;
     uint64_t ro_compat = get_le64(h + AT_RO_COMPAT) & ~KNOWN_RO_COMPAT;
     if (version != FORMAT_VERSION)
-        logger_write(o->log, LSM_LOG_ERROR, "%s: format version %" PRIu32 "; this release knows only %u: use a newer one",
-                     path, version, FORMAT_VERSION);
+        logger_write(o->log, LSM_LOG_ERROR,
+                     "%s: format version %" PRIu32 "; this release knows only %u: use a newer one", path,
+                     version, FORMAT_VERSION);
     else if (incompat)
-        logger_write(o->log, LSM_LOG_ERROR, "%s: needs features unknown to this release (0x%" PRIx64 "): use a newer one",
-                     path, incompat);
+        logger_write(o->log, LSM_LOG_ERROR,
+                     "%s: needs features unknown to this release (0x%" PRIx64 "): use a newer one", path,
+                     incompat);
     else if (ro_compat && !read_only)
         logger_write(o->log, LSM_LOG_ERROR,
                      "%s: needs features unknown to this release for writing (0x%" PRIx64
@@ -206,7 +209,8 @@ static bool record_is_good(const uint8_t *p, uint64_t left, uint64_t seed, uint6
 }
 
 /* Does any good record numbered above `sequence` stand after `from`? */
-static bool good_record_follows(const uint8_t *data, uint64_t from, uint64_t bytes, uint64_t seed, uint64_t sequence)
+static bool good_record_follows(const uint8_t *data, uint64_t from, uint64_t bytes, uint64_t seed,
+                                uint64_t sequence)
 {
     uint64_t sequence_max = sequence + (bytes - from) / RECORD_HEADER_BYTES; /* more do not fit */
     for (uint64_t at = from; at + RECORD_HEADER_BYTES <= bytes; at++) {
@@ -234,8 +238,9 @@ static int take_record(const struct manifest_options *o, const char *path, const
     int rc = edit_decode(p + RECORD_HEADER_BYTES, get_le32(p), &d);
     if (rc == -ENOTSUP)
         logger_write(o->log, LSM_LOG_ERROR,
-                     "%s: the edit at offset %" PRIu64 " has a field unknown to this release: use a newer one", path,
-                     offset);
+                     "%s: the edit at offset %" PRIu64
+                     " has a field unknown to this release: use a newer one",
+                     path, offset);
     if (rc == -EUCLEAN)
         return damaged(o, path, offset, "edit with a good checksum makes no sense");
     if (rc)
@@ -278,15 +283,17 @@ int manifest_read(const struct manifest_options *o, bool read_only, manifest_edi
     else if (at < bytes && good_record_follows(data, at + 1, bytes, seed, sequence))
         rc = damaged(o, path, at, "bad record with good ones behind it");
     else if (at < bytes)
-        logger_write(o->log, LSM_LOG_WARNING, "%s: dropped a torn record of %" PRIu64 " bytes at offset %" PRIu64, path,
-                     bytes - at, at);
+        logger_write(o->log, LSM_LOG_WARNING,
+                     "%s: dropped a torn record of %" PRIu64 " bytes at offset %" PRIu64, path, bytes - at,
+                     at);
 out:
     free(data);
     free(path);
     return rc;
 }
 
-int manifest_salvage(const struct manifest_options *o, manifest_edit_fn fn, void *arg, struct manifest_contents *out)
+int manifest_salvage(const struct manifest_options *o, manifest_edit_fn fn, void *arg,
+                     struct manifest_contents *out)
 {
     memset(out, 0, sizeof *out);
     uint8_t *data = NULL;
@@ -299,7 +306,8 @@ int manifest_salvage(const struct manifest_options *o, manifest_edit_fn fn, void
     uint64_t seed = seed_of(&out->identity, out->salt);
     for (uint64_t at = HEADER_BYTES; !rc && at + RECORD_HEADER_BYTES <= bytes;) {
         uint64_t sequence = get_le64(data + at + 8);
-        if (!sequence || sequence > bytes / RECORD_HEADER_BYTES || !record_is_good(data + at, bytes - at, seed, sequence)) {
+        if (!sequence || sequence > bytes / RECORD_HEADER_BYTES ||
+            !record_is_good(data + at, bytes - at, seed, sequence)) {
             at++;
             continue;
         }
@@ -316,8 +324,8 @@ out:
 
 /* ---- writing ---- */
 
-static int manifest_new(const struct manifest_options *o, const struct store_identity *identity, uint64_t salt,
-                        const char *name, unsigned flags, struct manifest **out)
+static int manifest_new(const struct manifest_options *o, const struct store_identity *identity,
+                        uint64_t salt, const char *name, unsigned flags, struct manifest **out)
 {
     struct manifest *m = calloc(1, sizeof *m);
     char *path = path_of(o->dir, name);
@@ -389,12 +397,14 @@ int manifest_open(const struct manifest_options *o, const struct manifest_conten
     return 0;
 }
 
-int manifest_create(const struct manifest_options *o, const struct store_identity *identity, struct manifest **out)
+int manifest_create(const struct manifest_options *o, const struct store_identity *identity,
+                    struct manifest **out)
 {
     uint64_t salt;
     int rc = env_random(o->env, &salt, sizeof salt);
     return rc ? rc
-              : manifest_new(o, identity, salt, "MANIFEST.new", ENV_READ | ENV_WRITE | ENV_CREATE | ENV_TRUNC, out);
+              : manifest_new(o, identity, salt, "MANIFEST.new", ENV_READ | ENV_WRITE | ENV_CREATE | ENV_TRUNC,
+                             out);
 }
 
 static int write_header(struct manifest *m)
@@ -448,15 +458,9 @@ int manifest_append(struct manifest *m, const uint8_t *payload, size_t len)
     return 0;
 }
 
-int manifest_sync(struct manifest *m)
-{
-    return mutant("manifest edit not synced") ? 0 : env_sync(m->file);
-}
+int manifest_sync(struct manifest *m) { return mutant("manifest edit not synced") ? 0 : env_sync(m->file); }
 
-uint64_t manifest_bytes(const struct manifest *m)
-{
-    return m->bytes;
-}
+uint64_t manifest_bytes(const struct manifest *m) { return m->bytes; }
 
 void manifest_close(struct manifest *m)
 {
@@ -484,7 +488,4 @@ void manifest_discard(struct manifest *m)
     manifest_close(m);
 }
 
-void manifest_remove_new(const struct manifest_options *o)
-{
-    remove_new(o->env, o->dir);
-}
+void manifest_remove_new(const struct manifest_options *o) { remove_new(o->env, o->dir); }

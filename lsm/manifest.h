@@ -67,17 +67,20 @@ int manifest_read(const struct manifest_options *o, bool read_only, manifest_edi
  * header says, unverified if it is damaged itself; out->records counts the good ones, without which nothing of *out
  * is to be believed.
  */
-int manifest_salvage(const struct manifest_options *o, manifest_edit_fn fn, void *arg, struct manifest_contents *out);
+int manifest_salvage(const struct manifest_options *o, manifest_edit_fn fn, void *arg,
+                     struct manifest_contents *out);
 
 /* Opens dir/MANIFEST for appending after what was read; cuts a torn tail off for good and syncs. */
-int manifest_open(const struct manifest_options *o, const struct manifest_contents *contents, struct manifest **out);
+int manifest_open(const struct manifest_options *o, const struct manifest_contents *contents,
+                  struct manifest **out);
 
 /*
  * Starts dir/MANIFEST.new. Append edits, then manifest_publish: header, sync, rename over MANIFEST,
  * sync of the directory. *renamed says whether an error came after the old file might have been
  * replaced; if not, manifest_discard and keep the old one.
  */
-int manifest_create(const struct manifest_options *o, const struct store_identity *identity, struct manifest **out);
+int manifest_create(const struct manifest_options *o, const struct store_identity *identity,
+                    struct manifest **out);
 int manifest_publish(struct manifest *m, bool *renamed);
 
 /*

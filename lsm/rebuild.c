@@ -31,8 +31,8 @@
 
 struct rebuild {
     struct repair *r;
-    struct log_state log; /* what the manifest's good records say */
-    bool known;           /* the identity is that of the store */
+    struct log_state log;  /* what the manifest's good records say */
+    bool known;            /* the identity is that of the store */
     struct table **tables; /* open, undamaged or not */
     size_t count;
     struct table **damaged; /* borrowed from `tables` */
@@ -67,9 +67,10 @@ static int read_manifest(struct rebuild *b)
     *id = c.identity;
     b->known = !err && c.records > 0 && id->shards > 0 && id->shards <= SHARDS_MAX;
     if (!b->known)
-        id->shards = r->options->shards && r->options->shards <= SHARDS_MAX ? r->options->shards : SHARDS_DEFAULT;
-    bool size_is_sane = id->log_segment_bytes >= WAL_SEGMENT_MIN && id->log_segment_bytes <= WAL_SEGMENT_MAX &&
-                        id->log_segment_bytes % 4096 == 0;
+        id->shards =
+            r->options->shards && r->options->shards <= SHARDS_MAX ? r->options->shards : SHARDS_DEFAULT;
+    bool size_is_sane = id->log_segment_bytes >= WAL_SEGMENT_MIN &&
+                        id->log_segment_bytes <= WAL_SEGMENT_MAX && id->log_segment_bytes % 4096 == 0;
     if (!size_is_sane || !c.records)
         id->log_segment_bytes = SEGMENT_BYTES_DEFAULT;
     return c.records ? 0 : env_random(r->env, id->uuid, sizeof id->uuid);
@@ -90,7 +91,9 @@ static int open_one(struct rebuild *b, const struct table_options *o, uint64_t n
     }
     if (err == -EIO || err == -ENOENT) {
         (void)snprintf(file, sizeof file, "%06" PRIu64 ".sst", number);
-        repair_report(r, file, true, "its footer is damaged: nothing of it could be saved, and what it had may now be older");
+        repair_report(
+            r, file, true,
+            "its footer is damaged: nothing of it could be saved, and what it had may now be older");
         return numbers_add(&r->keep_tables, number);
     }
     if (err)
@@ -201,7 +204,8 @@ static int read_log(struct rebuild *b)
     if (log_state_top(&b->log) > b->top)
         b->top = log_state_top(&b->log);
     if (!b->log.count) {
-        repair_report(r, "MANIFEST", true, "it does not tell any more how to read the log: what was not in tables yet is lost");
+        repair_report(r, "MANIFEST", true,
+                      "it does not tell any more how to read the log: what was not in tables yet is lost");
         return 0;
     }
     int err = wal_recover(&w, &end);

@@ -139,7 +139,8 @@ static int apply_record(void *arg, lsn_t lsn, const void *payload, size_t len)
         if (mask >> i & 1)
             err = make_room(&db->shards[i], need[i]);
     if (!err && mask)
-        db_insert(db, rp->changes, rp->shard_of, mutant("half a batch replayed") ? count / 2 : count, lsn, lsn + wal_record_bytes(len), mask);
+        db_insert(db, rp->changes, rp->shard_of, mutant("half a batch replayed") ? count / 2 : count, lsn,
+                  lsn + wal_record_bytes(len), mask);
     if (!err) {
         db->replayed_batches++;
         db->replayed_bytes += len;

@@ -73,10 +73,7 @@ static void table_name(uint64_t number, char out[40])
 {
     (void)snprintf(out, 40, "%06" PRIu64 ".sst", number);
 }
-static void log_name(uint64_t number, char out[40])
-{
-    (void)snprintf(out, 40, "%06" PRIu64 ".log", number);
-}
+static void log_name(uint64_t number, char out[40]) { (void)snprintf(out, 40, "%06" PRIu64 ".log", number); }
 
 /* ---- what the store is to be ---- */
 
@@ -173,7 +170,8 @@ static int rewrite_shard(struct repair *r, struct lsm *db, const struct view *v,
     for (unsigned l = 0; !err && l < LSM_LEVELS; l++)
         for (size_t i = 0; !err && i < v->version->levels[l].count; i++) {
             uint64_t number = v->version->levels[l].files[i]->meta.number;
-            bool bad = numbers_have(&r->bad_tables, number) || table_is_damaged(v->version->levels[l].files[i]->table);
+            bool bad = numbers_have(&r->bad_tables, number) ||
+                       table_is_damaged(v->version->levels[l].files[i]->table);
             err = numbers_add(bad ? &r->keep_tables : &r->replaced, number);
             r->out->tables_rewritten++;
         }
@@ -283,7 +281,8 @@ static int keep_file(struct repair *r, const char *name)
     for (unsigned n = 0; err == -EEXIST && n < LOST_NAMES_MAX; n++) {
         free(to);
         to = NULL;
-        int len = n ? asprintf(&to, "%s/lost/%s.%u", r->path, name, n) : asprintf(&to, "%s/lost/%s", r->path, name);
+        int len =
+            n ? asprintf(&to, "%s/lost/%s.%u", r->path, name, n) : asprintf(&to, "%s/lost/%s", r->path, name);
         if (len < 0) {
             to = NULL;
             err = -ENOMEM;
@@ -379,7 +378,8 @@ static void on_problem(void *arg, const struct lsm_problem *p)
     size_t digits = strspn(p->file, "0123456789");
     uint64_t number = strtoull(p->file, NULL, 10);
     if (strcmp(p->file + digits, ".sst") == 0)
-        (void)numbers_add(&r->bad_tables, number); /* one more that is not here is found by its stand-in or by reading */
+        (void)numbers_add(&r->bad_tables,
+                          number); /* one more that is not here is found by its stand-in or by reading */
     else if (strcmp(p->file + digits, ".log") == 0)
         (void)numbers_add(&r->bad_logs, number);
 }
@@ -418,7 +418,8 @@ static void release(struct repair *r)
         table_name(r->written.list[i], name);
         remove_file(r, name);
     }
-    struct numbers *all[] = {&r->bad_tables, &r->bad_logs, &r->written, &r->replaced, &r->keep_tables, &r->keep_logs};
+    struct numbers *all[] = {&r->bad_tables, &r->bad_logs,    &r->written,
+                             &r->replaced,   &r->keep_tables, &r->keep_logs};
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++)
         free(all[i]->list);
     if (r->result)
@@ -434,7 +435,8 @@ static int repair_locked(struct repair *r)
     int err = verify_locked(r->path, r->options, on_problem, r, &v);
     if (err || !v.damaged)
         return err;
-    err = cache_new((size_t)(r->options->memory_bytes ? r->options->memory_bytes : REPAIR_MEMORY_DEFAULT) / 4, &r->cache);
+    err = cache_new((size_t)(r->options->memory_bytes ? r->options->memory_bytes : REPAIR_MEMORY_DEFAULT) / 4,
+                    &r->cache);
     struct vset_options vo = {.env = r->env, .dir = r->path, .cache = r->cache};
     if (!err)
         err = vset_new(&vo, &r->result);

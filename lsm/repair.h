@@ -31,11 +31,12 @@ struct repair {
     struct vset *result;
     struct version_add *add[SHARDS_MAX]; /* grown by powers of two; their tables are open */
     size_t add_count[SHARDS_MAX];
-    struct numbers replaced;              /* tables all of whose entries are in new ones: deleted */
+    struct numbers replaced;               /* tables all of whose entries are in new ones: deleted */
     struct numbers keep_tables, keep_logs; /* files to be moved to "lost" */
 };
 
-__attribute__((format(printf, 4, 5))) void repair_report(struct repair *r, const char *file, bool damage, const char *format, ...);
+__attribute__((format(printf, 4, 5))) void repair_report(struct repair *r, const char *file, bool damage,
+                                                         const char *format, ...);
 
 /* Makes the table a part of the result. */
 int repair_add(struct repair *r, unsigned shard, unsigned level, const struct table_meta *meta);

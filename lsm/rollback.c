@@ -47,8 +47,8 @@ static bool is_header(const uint8_t *p, lsn_t *lsn, uint64_t *bytes)
     unsigned type = p[WAL_AT_TYPE];
     *lsn = get_le64(p + WAL_AT_LSN);
     *bytes = wal_record_bytes(get_le32(p + WAL_AT_LENGTH));
-    return get_le32(p) == WAL_MAGIC && type >= WAL_BATCH && type <= WAL_MARK && *lsn && *lsn % WAL_ALIGN == 0 &&
-           *lsn <= SEQ_MAX;
+    return get_le32(p) == WAL_MAGIC && type >= WAL_BATCH && type <= WAL_MARK && *lsn &&
+           *lsn % WAL_ALIGN == 0 && *lsn <= SEQ_MAX;
 }
 
 /* Whether the segment begins with records at or above `top`. A file that can't be read says nothing. */
@@ -60,8 +60,8 @@ static bool segment_is_newer(const struct vset *vs, const char *path, lsn_t top)
     lsn_t lsn, next;
     if (env_open(vs->env, path, ENV_READ, &f))
         return false;
-    bool newer = env_pread(f, first, sizeof first, 0) == (ssize_t)sizeof first && is_header(first, &lsn, &bytes) &&
-                 lsn >= top;
+    bool newer = env_pread(f, first, sizeof first, 0) == (ssize_t)sizeof first &&
+                 is_header(first, &lsn, &bytes) && lsn >= top;
     if (newer && (get_le64(first + WAL_AT_SYNCED) < top || get_le64(first + WAL_AT_SYNCED) > lsn))
         newer = env_pread(f, second, sizeof second, bytes) == (ssize_t)sizeof second &&
                 is_header(second, &next, &next_bytes) && next == lsn + bytes;
@@ -90,8 +90,8 @@ static int rolled_back(const struct vset *vs, const char *path)
     return -EUCLEAN;
 }
 
-int rollback_check(const struct vset *vs, const uint64_t *unnamed_tables, size_t table_count, const uint64_t *logs,
-                   size_t log_count)
+int rollback_check(const struct vset *vs, const uint64_t *unnamed_tables, size_t table_count,
+                   const uint64_t *logs, size_t log_count)
 {
     lsn_t top = log_state_top(&vs->state);
     size_t size = strlen(vs->dir) + 32;

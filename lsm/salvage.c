@@ -187,7 +187,8 @@ static int put_folded(struct run *r)
     int err = a && b ? 0 : -ENOMEM;
     const uint8_t *base = r->has_base ? r->base : NULL;
     for (size_t i = r->operand_count; !err && i-- > 0;) {
-        len = r->s->merge(r->s->callback_arg, base, base ? len : 0, false, r->operands[i].data, r->operands[i].len, b);
+        len = r->s->merge(r->s->callback_arg, base, base ? len : 0, false, r->operands[i].data,
+                          r->operands[i].len, b);
         uint8_t *t = a;
         a = b;
         b = t;
@@ -227,7 +228,8 @@ static bool is_wanted(const struct salvage *s, const struct ikey *key)
     return !s->shards || salvage_route(s->route, s->callback_arg, key->key, key->len) % s->shards == s->shard;
 }
 
-int salvage_run(const struct salvage *s, struct iter *input, struct compact_result *out, struct salvaged *counts)
+int salvage_run(const struct salvage *s, struct iter *input, struct compact_result *out,
+                struct salvaged *counts)
 {
     struct run *r = calloc(1, sizeof *r);
     memset(out, 0, sizeof *out);

@@ -41,6 +41,7 @@ uint64_t salvage_route(lsm_route_fn route, void *arg, const void *key, size_t le
  * Writes the value of every key of `input` (all versions that can be read, in order) into tables of one sorted run,
  * complete and synced, their directory not. On error nothing is left of them.
  */
-int salvage_run(const struct salvage *s, struct iter *input, struct compact_result *out, struct salvaged *counts);
+int salvage_run(const struct salvage *s, struct iter *input, struct compact_result *out,
+                struct salvaged *counts);
 
 #endif

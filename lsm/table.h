@@ -43,7 +43,8 @@ struct table_builder_options {
 };
 
 /* Creates the file. On any later error call table_builder_abort, which removes it. */
-int table_builder_new(const struct table_builder_options *options, uint64_t number, struct table_builder **out);
+int table_builder_new(const struct table_builder_options *options, uint64_t number,
+                      struct table_builder **out);
 /* Entries in ascending internal-key order (checked: -EINVAL). */
 int table_builder_add(struct table_builder *b, const struct ikey *key, const void *value, size_t value_len);
 uint64_t table_builder_bytes(const struct table_builder *b); /* written and buffered so far */
@@ -74,7 +75,8 @@ void table_close(struct table *t);
  * A stand-in for a table that table_open refused: whatever asks it for what may lie in it, by meta's
  * bounds, gets -EIO and a line in the log. So one bad table leaves the others readable.
  */
-int table_open_damaged(const struct table_options *options, const struct table_meta *meta, struct table **out);
+int table_open_damaged(const struct table_options *options, const struct table_meta *meta,
+                       struct table **out);
 
 bool table_is_damaged(const struct table *t); /* it is such a stand-in */
 const struct table_meta *table_meta_of(const struct table *t);
@@ -86,8 +88,8 @@ int table_read_meta(const struct table_options *options, uint64_t number, struct
  * The newest version of key with seq <= seq. -ENOENT: none here. flags: LSM_NOWAIT, LSM_NOFILL.
  * On success *pin keeps the value alive: release it with table_release.
  */
-int table_get(struct table *t, const void *key, size_t len, uint64_t seq, unsigned flags, struct ikey *out_key,
-              const uint8_t **value, size_t *value_len, struct cache_block **pin);
+int table_get(struct table *t, const void *key, size_t len, uint64_t seq, unsigned flags,
+              struct ikey *out_key, const uint8_t **value, size_t *value_len, struct cache_block **pin);
 void table_release(struct table *t, struct cache_block *pin);
 
 /*

@@ -292,7 +292,8 @@ static void damaged_stop(struct iter *base)
     base->valid = false;
     base->status = 0;
     if (!(((struct damaged_iter *)base)->flags & LSM_SALVAGE))
-        base->status = logger_corrupt(&t->log, t->path, 0, "the table is damaged as a whole, what may lie in it can't be read");
+        base->status = logger_corrupt(&t->log, t->path, 0,
+                                      "the table is damaged as a whole, what may lie in it can't be read");
 }
 
 static void damaged_seek(struct iter *base, const uint8_t *key, size_t len, uint64_t seq)

@@ -398,7 +398,8 @@ int table_get(struct table *t, const void *key, size_t len, uint64_t seq, unsign
     if (len > LSM_KEY_MAX)
         return -ENOENT;
     if (t->damaged)
-        return logger_corrupt(&t->log, t->path, 0, "the table is damaged as a whole, what may lie in it can't be read");
+        return logger_corrupt(&t->log, t->path, 0,
+                              "the table is damaged as a whole, what may lie in it can't be read");
     int err = ask_filter(t, key, len, flags);
     if (err)
         return err;

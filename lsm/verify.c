@@ -42,7 +42,8 @@ struct verifier {
 static void report(struct verifier *v, const char *file, uint64_t offset, bool damage, const char *what)
 {
     const char *slash = strrchr(file, '/');
-    struct lsm_problem p = {.file = slash ? slash + 1 : file, .offset = offset, .what = what, .damage = damage};
+    struct lsm_problem p = {
+        .file = slash ? slash + 1 : file, .offset = offset, .what = what, .damage = damage};
     *(damage ? &v->out->damaged : &v->out->notes) += 1;
     v->fn(v->arg, &p);
 }
@@ -158,7 +159,8 @@ static int verify_record(void *arg, lsn_t lsn, const void *payload, size_t len)
     v->out->log_records++;
     v->out->log_bytes += len;
     if (more == -EBADMSG) {
-        (void)snprintf(what, sizeof what, "the record at LSN %" PRIu64 " has a good checksum, but is no batch", lsn);
+        (void)snprintf(what, sizeof what,
+                       "the record at LSN %" PRIu64 " has a good checksum, but is no batch", lsn);
         report(v, "", 0, true, what);
         return 0;
     }
@@ -202,7 +204,8 @@ static int verify_unnamed(struct verifier *v, const struct vset *vs)
         err = listing_keep_unnamed(vs, &files);
     for (size_t i = 0; !err && i < files.table_count; i++) {
         (void)snprintf(file, sizeof file, "%06" PRIu64 ".sst", files.tables[i]);
-        report(v, file, 0, false, "not in use: what an interrupted flush or compaction left; deleted by the next open");
+        report(v, file, 0, false,
+               "not in use: what an interrupted flush or compaction left; deleted by the next open");
     }
     listing_free(&files);
     return err;

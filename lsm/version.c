@@ -30,7 +30,8 @@ int table_file_open(struct vset *vs, unsigned shard, const struct table_meta *me
         .env = vs->env, .dir = vs->dir, .cache = vs->cache, .stats = vs->reader_stats, .log = vs->log};
     int rc = table_meta_copy(meta, &f->meta);
     if (!rc) {
-        rc = damaged ? table_open_damaged(&options, &f->meta, &f->table) : table_open(&options, &f->meta, &f->table);
+        rc = damaged ? table_open_damaged(&options, &f->meta, &f->table)
+                     : table_open(&options, &f->meta, &f->table);
         if (rc)
             table_meta_free(&f->meta);
     }
@@ -94,13 +95,15 @@ void version_unref(struct version *v)
 
 static int compare_newest_first(const void *a, const void *b)
 {
-    const struct table_meta *x = &(*(struct table_file *const *)a)->meta, *y = &(*(struct table_file *const *)b)->meta;
+    const struct table_meta *x = &(*(struct table_file *const *)a)->meta,
+                            *y = &(*(struct table_file *const *)b)->meta;
     return (x->seq_max < y->seq_max) - (x->seq_max > y->seq_max);
 }
 
 static int compare_smallest(const void *a, const void *b)
 {
-    const struct table_meta *x = &(*(struct table_file *const *)a)->meta, *y = &(*(struct table_file *const *)b)->meta;
+    const struct table_meta *x = &(*(struct table_file *const *)a)->meta,
+                            *y = &(*(struct table_file *const *)b)->meta;
     return key_compare(x->smallest, x->smallest_len, y->smallest, y->smallest_len);
 }
 
@@ -131,8 +134,9 @@ static bool is_removed(const struct edit_file *sorted, size_t count, unsigned le
 }
 
 /* Fills one level of v: base's files that stay, then those added, in order. Returns how many were left out. */
-static size_t build_level(struct version *v, unsigned l, const struct version *base, const struct edit_file *removed,
-                          size_t removed_count, const struct version_add *add, size_t add_count)
+static size_t build_level(struct version *v, unsigned l, const struct version *base,
+                          const struct edit_file *removed, size_t removed_count,
+                          const struct version_add *add, size_t add_count)
 {
     struct level *level = &v->levels[l];
     size_t left_out = 0, added = 0;
@@ -150,7 +154,8 @@ static size_t build_level(struct version *v, unsigned l, const struct version *b
         added++;
     }
     if (added)
-        qsort(level->files, level->count, sizeof(struct table_file *), l ? compare_smallest : compare_newest_first);
+        qsort(level->files, level->count, sizeof(struct table_file *),
+              l ? compare_smallest : compare_newest_first);
     for (size_t i = 0; i < level->count; i++) {
         table_file_ref(level->files[i]);
         level->bytes += level->files[i]->meta.bytes;
@@ -244,10 +249,7 @@ int version_get(struct version *v, const void *key, size_t len, uint64_t seq, un
     return -ENOENT;
 }
 
-size_t version_iter_max(const struct version *v)
-{
-    return v->levels[0].count + LSM_LEVELS - 1;
-}
+size_t version_iter_max(const struct version *v) { return v->levels[0].count + LSM_LEVELS - 1; }
 
 int version_iters(struct version *v, unsigned flags, struct iter **children, size_t *count)
 {

@@ -30,7 +30,7 @@ struct table_file {
     struct table *table; /* open while the file lives */
     unsigned refs;       /* atomic */
     unsigned shard;
-    bool compacting; /* an input of the running compaction; the shard's own thread only */
+    bool compacting;              /* an input of the running compaction; the shard's own thread only */
     struct table_file *dead_next; /* link of the vset's list of files that no version names any more */
 };
 
@@ -108,11 +108,11 @@ struct edit {
     struct edit_file *remove;
     size_t remove_count;
     const struct wal_use *use; /* a segment put to use; replaces an older use of the same file */
-    bool has_log_end; /* "the log ends at log_end"; drops later uses */
-    uint64_t log_end_number; /* the file that recovery was in then: for people, the LSN says it all */
+    bool has_log_end;          /* "the log ends at log_end"; drops later uses */
+    uint64_t log_end_number;   /* the file that recovery was in then: for people, the LSN says it all */
     lsn_t log_end;
-    lsn_t synced;               /* the log is on the medium up to here */
-    bool has_flushed;           /* records of `flushed_shard` below `flushed` are in tables */
+    lsn_t synced;     /* the log is on the medium up to here */
+    bool has_flushed; /* records of `flushed_shard` below `flushed` are in tables */
     unsigned flushed_shard;
     lsn_t flushed;
     lsn_t log_start; /* no record below is needed by any shard */
@@ -144,7 +144,8 @@ uint64_t vset_new_number(struct vset *vs);
  * Once vset_failed is set (P6: a failed manifest sync is final) every later edit is refused, and
  * this one may or may not be durable: its tables must stay; the next open deletes what is not named.
  */
-int vset_apply(struct vset *vs, const struct edit *edit, void (*installed)(void *arg, struct version *v), void *arg);
+int vset_apply(struct vset *vs, const struct edit *edit, void (*installed)(void *arg, struct version *v),
+               void *arg);
 
 int vset_failed(const struct vset *vs); /* 0, or the error after which every edit is refused */
 
@@ -163,12 +164,12 @@ void vset_stats(struct vset *vs, struct lsm_stats *out); /* files, bytes, target
 /* ---- choosing a compaction ---- */
 
 struct compaction {
-    unsigned shard, from, to; /* levels */
-    struct version *version;  /* referenced */
+    unsigned shard, from, to;      /* levels */
+    struct version *version;       /* referenced */
     struct table_file **inputs[2]; /* [0] of level from, [1] of level to; ascending or, of L0, newest first */
     size_t count[2];
-    bool trivial;      /* one file, nothing overlapped: move it */
-    bool bottom;       /* nothing below `to` overlaps: tombstones may go */
+    bool trivial; /* one file, nothing overlapped: move it */
+    bool bottom;  /* nothing below `to` overlaps: tombstones may go */
     uint64_t max_output_bytes;
     const char *reason; /* for logs: "l0", "size", "tombstones", "manual" */
 };

@@ -111,20 +111,14 @@ out:
 
 /* ---- small questions ---- */
 
-const struct store_identity *vset_identity(const struct vset *vs)
-{
-    return &vs->identity;
-}
+const struct store_identity *vset_identity(const struct vset *vs) { return &vs->identity; }
 
 uint64_t vset_new_number(struct vset *vs)
 {
     return __atomic_fetch_add(&vs->next_number, 1, __ATOMIC_RELAXED);
 }
 
-int vset_failed(const struct vset *vs)
-{
-    return __atomic_load_n(&vs->failed, __ATOMIC_ACQUIRE);
-}
+int vset_failed(const struct vset *vs) { return __atomic_load_n(&vs->failed, __ATOMIC_ACQUIRE); }
 
 struct version *vset_current(struct vset *vs, unsigned shard)
 {
@@ -138,15 +132,9 @@ lsn_t vset_flushed(const struct vset *vs, unsigned shard)
     return __atomic_load_n(&vs->state.flushed[shard], __ATOMIC_ACQUIRE);
 }
 
-lsn_t vset_log_start(const struct vset *vs)
-{
-    return __atomic_load_n(&vs->state.start, __ATOMIC_ACQUIRE);
-}
+lsn_t vset_log_start(const struct vset *vs) { return __atomic_load_n(&vs->state.start, __ATOMIC_ACQUIRE); }
 
-lsn_t vset_synced(const struct vset *vs)
-{
-    return __atomic_load_n(&vs->state.synced, __ATOMIC_ACQUIRE);
-}
+lsn_t vset_synced(const struct vset *vs) { return __atomic_load_n(&vs->state.synced, __ATOMIC_ACQUIRE); }
 
 const struct wal_use *vset_uses(const struct vset *vs, size_t *count)
 {
@@ -171,7 +159,8 @@ static int append_edit(struct vset *vs, struct manifest *m, const struct edit *e
 static int snapshot_shard(struct vset *vs, struct manifest *m, unsigned shard)
 {
     struct edit_file files[SNAPSHOT_FILES_MAX];
-    struct edit e = {.add = files, .has_flushed = true, .flushed_shard = shard, .flushed = vs->state.flushed[shard]};
+    struct edit e = {
+        .add = files, .has_flushed = true, .flushed_shard = shard, .flushed = vs->state.flushed[shard]};
     const struct version *v = vs->current[shard];
     for (unsigned l = 0; v && l < LSM_LEVELS; l++) {
         for (size_t i = 0; i < v->levels[l].count; i++) {
@@ -233,8 +222,8 @@ static int fail(struct vset *vs, int error, const char *what)
     error = error == -ENOSPC ? -EIO : error;
     int expected = 0;
     if (__atomic_compare_exchange_n(&vs->failed, &expected, error, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE))
-        logger_write(&vs->log, LSM_LOG_ERROR, "%s/MANIFEST: %s: %s; nothing more is changed in this store", vs->dir,
-                     what, strerror(-error));
+        logger_write(&vs->log, LSM_LOG_ERROR, "%s/MANIFEST: %s: %s; nothing more is changed in this store",
+                     vs->dir, what, strerror(-error));
     return error;
 }
 
@@ -251,8 +240,9 @@ static void roll_over_if_large(struct vset *vs)
         (void)fail(vs, rc, "replacing it failed");
     } else {
         vs->rollover_bytes = bytes + ROLLOVER_BYTES_MIN; /* the old one is whole: try again later */
-        logger_write(&vs->log, LSM_LOG_WARNING, "%s/MANIFEST: rewriting it failed (%s); the old one stays in use",
-                     vs->dir, strerror(-rc));
+        logger_write(&vs->log, LSM_LOG_WARNING,
+                     "%s/MANIFEST: rewriting it failed (%s); the old one stays in use", vs->dir,
+                     strerror(-rc));
     }
 }
 
@@ -366,7 +356,8 @@ static int apply_locked(struct vset *vs, const struct edit *e, struct version_ad
     return 0;
 }
 
-int vset_apply(struct vset *vs, const struct edit *e, void (*installed)(void *arg, struct version *v), void *arg)
+int vset_apply(struct vset *vs, const struct edit *e, void (*installed)(void *arg, struct version *v),
+               void *arg)
 {
     assert(!vs->read_only);
     struct version_add *add = calloc(e->add_count + 1, sizeof *add);

@@ -74,8 +74,8 @@ lsn_t log_state_top(const struct log_state *s);
  * -EUCLEAN, with a line in the log, if files that the manifest does not name or know prove it to be older than they
  * are. `logs`: all segment files there are.
  */
-int rollback_check(const struct vset *vs, const uint64_t *unnamed_tables, size_t table_count, const uint64_t *logs,
-                   size_t log_count);
+int rollback_check(const struct vset *vs, const uint64_t *unnamed_tables, size_t table_count,
+                   const uint64_t *logs, size_t log_count);
 
 /* ---- vset_open.c ---- */
 

@@ -31,7 +31,8 @@ static int unfit(struct vset *vs, uint64_t offset, uint64_t number)
 {
     char path[4096];
     (void)snprintf(path, sizeof path, "%s/MANIFEST", vs->dir);
-    (void)logger_corrupt(&vs->log, path, offset, "edit of table %06" PRIu64 " does not fit what came before", number);
+    (void)logger_corrupt(&vs->log, path, offset, "edit of table %06" PRIu64 " does not fit what came before",
+                         number);
     return -EUCLEAN;
 }
 
@@ -272,7 +273,8 @@ static int delete_orphans(struct vset *vs, const struct listing *unnamed)
         table_path(vs->dir, unnamed->tables[i], path, path_size);
         int error = env_unlink(vs->env, path);
         if (error)
-            logger_write(&vs->log, LSM_LOG_WARNING, "%s: not in use, but can't be deleted: %s", path, strerror(-error));
+            logger_write(&vs->log, LSM_LOG_WARNING, "%s: not in use, but can't be deleted: %s", path,
+                         strerror(-error));
         else
             logger_write(&vs->log, LSM_LOG_DEBUG, "%s: deleted, was not in use", path);
     }
@@ -282,13 +284,15 @@ static int delete_orphans(struct vset *vs, const struct listing *unnamed)
 
 /* ---- opening ---- */
 
-static int take_for_writing(struct vset *vs, const struct manifest_options *o, const struct manifest_contents *contents)
+static int take_for_writing(struct vset *vs, const struct manifest_options *o,
+                            const struct manifest_contents *contents)
 {
     bool renamed;
     int rc = vset_rollover(vs, &renamed);
     if (rc != -ENOSPC || renamed)
         return rc;
-    logger_write(&vs->log, LSM_LOG_WARNING, "%s/MANIFEST: no space to rewrite it; the old one stays in use", vs->dir);
+    logger_write(&vs->log, LSM_LOG_WARNING, "%s/MANIFEST: no space to rewrite it; the old one stays in use",
+                 vs->dir);
     rc = manifest_open(o, contents, &vs->manifest);
     if (!rc) /* the next chance comes when it has doubled */
         vs->rollover_bytes = 2 * contents->good_bytes;
@@ -296,7 +300,8 @@ static int take_for_writing(struct vset *vs, const struct manifest_options *o, c
 }
 
 /* Looks round in the directory; for writing, tidies it up. */
-static int take_directory(struct vset *vs, const struct manifest_options *o, const struct manifest_contents *contents)
+static int take_directory(struct vset *vs, const struct manifest_options *o,
+                          const struct manifest_contents *contents)
 {
     struct listing listing;
     int rc = listing_read(vs->env, vs->dir, &listing);

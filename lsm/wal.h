@@ -55,14 +55,14 @@ struct wal_options {
     struct env *env;
     const char *dir; /* copied */
     uint64_t segment_bytes;
-    bool map;         /* append by stores into a mapping where the filesystem allows it */
-    bool threads;     /* false: no helper thread; wal_prepare and wal_tick do its work inline */
+    bool map;     /* append by stores into a mapping where the filesystem allows it */
+    bool threads; /* false: no helper thread; wal_prepare and wal_tick do its work inline */
     unsigned commit_ms;
     struct logger log;
     void *arg; /* of the callbacks */
     /* Records the use in the manifest and syncs it. Called by the helper thread or inside wal_prepare. */
     int (*use)(void *arg, const struct wal_use *use);
-    uint64_t (*new_number)(void *arg); /* a file number never used before */
+    uint64_t (*new_number)(void *arg);    /* a file number never used before */
     void (*failed)(void *arg, int error); /* once, when the log fails: the store turns read-only */
 };
 

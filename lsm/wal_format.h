@@ -38,13 +38,13 @@
 #include <xxhash.h>
 
 #define WAL_MAGIC UINT32_C(0x4c415753) /* "SWAL" */
-#define WAL_TRAILER_BYTES 8u /* payload checksum */
+#define WAL_TRAILER_BYTES 8u           /* payload checksum */
 #define WAL_ALIGN 8u
 
 enum wal_type { /* on disk: never renumber */
-    WAL_BATCH = 1,
-    WAL_PAD = 2,
-    WAL_MARK = 3,
+                WAL_BATCH = 1,
+                WAL_PAD = 2,
+                WAL_MARK = 3,
 };
 
 enum wal_header_offset {

@@ -84,10 +84,10 @@ struct wal {
     bool syncing; /* a leader is at it; followers wait for sync_done */
     pthread_cond_t sync_done;
     struct sync_request *requests, **requests_end;
-    lsn_t carried;        /* highest synced-up-to LSN in a published record */
-    lsn_t batch_end;      /* end of the furthest published batch */
-    bool timer_armed;     /* something is unsynced, or synced and not yet told by a record */
-    uint64_t timer_ns;    /* when the commit timer fires, if armed */
+    lsn_t carried;     /* highest synced-up-to LSN in a published record */
+    lsn_t batch_end;   /* end of the furthest published batch */
+    bool timer_armed;  /* something is unsynced, or synced and not yet told by a record */
+    uint64_t timer_ns; /* when the commit timer fires, if armed */
     pthread_cond_t syncer_wake;
     struct env_thread *syncer;
     bool stopping;

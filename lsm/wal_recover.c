@@ -174,7 +174,8 @@ static int check_payload(struct recovery *c, lsn_t pos, struct record *rec, enum
         return 0; /* the window was read again, and what is rewritten must be what was verified */
     const uint8_t *trailer = p + WAL_HEADER_BYTES + length;
     size_t padding = (size_t)(bytes - WAL_HEADER_BYTES - length - WAL_TRAILER_BYTES);
-    uint64_t checksum = XXH3_64bits_withSeed(p + WAL_HEADER_BYTES, length, wal_payload_seed(c->use->salt, pos));
+    uint64_t checksum =
+        XXH3_64bits_withSeed(p + WAL_HEADER_BYTES, length, wal_payload_seed(c->use->salt, pos));
     bool good = get_le64(trailer) == checksum && all_zero(trailer + WAL_TRAILER_BYTES, padding);
     if (!good && !mutant("checksum of a record ignored"))
         return 0;

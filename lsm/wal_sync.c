@@ -176,7 +176,8 @@ static int timer_work(struct wal *wal)
 
 static bool timer_due(const struct wal *wal)
 {
-    return wal->timer_armed && env_mono_ns(wal->options.env) >= wal->timer_ns && !mutant("commit timer never fires");
+    return wal->timer_armed && env_mono_ns(wal->options.env) >= wal->timer_ns &&
+           !mutant("commit timer never fires");
 }
 
 /* A writer that may not wait was turned away for want of a segment, and nobody else makes one. */

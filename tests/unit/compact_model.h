@@ -21,7 +21,7 @@ struct entry {
     uint32_t key_len;
     uint64_t seq;
     uint8_t type;
-    uint64_t v[2]; /* PUT: v[0]. MERGE: a, b */
+    uint64_t v[2];    /* PUT: v[0]. MERGE: a, b */
     uint32_t padding; /* bytes added to a put's value, to make tables grow */
 };
 
@@ -71,8 +71,8 @@ static inline void array_iter_init(struct array_iter *a, const struct entries *e
     a->fail_at = SIZE_MAX;
 }
 
-static inline size_t affine(void *arg, const void *base, size_t base_len, bool base_is_operand, const void *operand,
-                     size_t operand_len, void *out)
+static inline size_t affine(void *arg, const void *base, size_t base_len, bool base_is_operand,
+                            const void *operand, size_t operand_len, void *out)
 {
     (void)arg;
     assert_int_equal(operand_len, 16);
@@ -133,7 +133,8 @@ static inline size_t entries_after(const struct entries *e, const uint8_t *key)
 }
 
 /* The value of `key` at `seq`, if below these entries lies `below`. */
-static inline struct reading read_at(const struct entries *e, const uint8_t *key, uint64_t seq, struct reading below)
+static inline struct reading read_at(const struct entries *e, const uint8_t *key, uint64_t seq,
+                                     struct reading below)
 {
     struct reading r = below;
     for (size_t i = entries_after(e, key); i-- > 0 && !memcmp(e->list[i].key, key, 8);) { /* oldest first */

@@ -36,10 +36,7 @@ static int fault_due(struct fault_env *f, bool takes_space)
     return f->fail_from && f->calls >= f->fail_from && f->calls - f->fail_from < f->fail_count ? f->error : 0;
 }
 
-static struct fault_file *fault_file(struct env_file *f)
-{
-    return (struct fault_file *)f;
-}
+static struct fault_file *fault_file(struct env_file *f) { return (struct fault_file *)f; }
 static ssize_t fault_pread(struct env_file *f, void *buf, size_t len, uint64_t off)
 {
     return env_pread(fault_file(f)->inner, buf, len, off);
@@ -75,10 +72,7 @@ static int fault_truncate(struct env_file *f, uint64_t len)
     int rc = fault_due(fault_file(f)->env, false);
     return rc ? rc : env_truncate(fault_file(f)->inner, len);
 }
-static int fault_size(struct env_file *f, uint64_t *out)
-{
-    return env_size(fault_file(f)->inner, out);
-}
+static int fault_size(struct env_file *f, uint64_t *out) { return env_size(fault_file(f)->inner, out); }
 static void fault_close(struct env_file *f)
 {
     env_close(fault_file(f)->inner);
@@ -95,10 +89,7 @@ static const struct env_file_ops fault_file_ops = {
     .close = fault_close,
 };
 
-static struct fault_env *fault_of(struct env *e)
-{
-    return (struct fault_env *)e;
-}
+static struct fault_env *fault_of(struct env *e) { return (struct fault_env *)e; }
 static int fault_open(struct env *e, const char *path, unsigned flags, struct env_file **out)
 {
     int rc = flags & (ENV_CREATE | ENV_TRUNC) ? fault_due(fault_of(e), true) : 0;

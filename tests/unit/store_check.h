@@ -22,8 +22,8 @@ struct checked {
     uint32_t mode, nlink;
     enum inode_layout layout;
     bool own, large_xattrs;
-    fs_id parent;                       /* directories: as recorded */
-    uint64_t entries, size, stored;     /* as recorded */
+    fs_id parent;                                                             /* directories: as recorded */
+    uint64_t entries, size, stored;                                           /* as recorded */
     uint64_t seen_entries, seen_size, seen_subdirs, seen_stored, seen_xattrs; /* as found */
     unsigned names;
     fs_id name_parent;
@@ -52,12 +52,12 @@ static struct checked *check_inode(struct check *c, fs_id id)
     return &c->inode[c->count++];
 }
 
-#define CHECK_THAT(c, id, condition)                                                                          \
-    do {                                                                                                      \
-        if (!(condition)) {                                                                                   \
-            fprintf(stderr, "store: inode %llx: not true: %s\n", (unsigned long long)(id), #condition);       \
-            (c)->errors++;                                                                                    \
-        }                                                                                                     \
+#define CHECK_THAT(c, id, condition)                                                                    \
+    do {                                                                                                \
+        if (!(condition)) {                                                                             \
+            fprintf(stderr, "store: inode %llx: not true: %s\n", (unsigned long long)(id), #condition); \
+            (c)->errors++;                                                                              \
+        }                                                                                               \
     } while (0)
 
 static void check_take_inode(struct check *c, fs_id id, const struct inode *ino, bool own)
@@ -109,7 +109,8 @@ static void check_small(struct check *c, const uint8_t *key, size_t key_len, siz
     CHECK_THAT(c, dir, key_len == 17);
     for (size_t i = 0; i < c->count; i++) {
         struct checked *k = &c->inode[i];
-        if (k->home.kind != HOME_ENTRY || k->home.parent != dir || k->home.hash != hash || k->home.index != key[16])
+        if (k->home.kind != HOME_ENTRY || k->home.parent != dir || k->home.hash != hash ||
+            k->home.index != key[16])
             continue;
         found = true;
         CHECK_THAT(c, k->id, k->layout == LAYOUT_SMALL && k->data_len == len);

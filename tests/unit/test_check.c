@@ -151,14 +151,12 @@ static void on_lsm(void *arg, const struct lsm_problem *p)
 {
     (void)arg;
     size_t len = strlen(reports);
-    snprintf(reports + len, sizeof(reports) - len, "%s @%llu: %s\n", p->file, (unsigned long long)p->offset, p->what);
+    snprintf(reports + len, sizeof(reports) - len, "%s @%llu: %s\n", p->file, (unsigned long long)p->offset,
+             p->what);
     damaged += p->damage;
 }
 
-static void on_repair(void *arg, const struct fs_problem *p)
-{
-    (void)arg, (void)p;
-}
+static void on_repair(void *arg, const struct fs_problem *p) { (void)arg, (void)p; }
 
 /* A copy of the store is repaired: then nothing is wrong any more, and the root is still there. */
 static void repair_copy(void)
@@ -227,10 +225,7 @@ static void put(struct key key, const void *value, size_t len)
 {
     assert_int_equal(lsm_put(fs_lsm(fs), key.bytes, key.len, value, len, 0), 0);
 }
-static void delete(struct key key)
-{
-    assert_int_equal(lsm_delete(fs_lsm(fs), key.bytes, key.len, 0), 0);
-}
+static void delete (struct key key) { assert_int_equal(lsm_delete(fs_lsm(fs), key.bytes, key.len, 0), 0); }
 
 /* A copy of a value; the caller frees. */
 static uint8_t *get(struct key key, size_t *len)
@@ -245,13 +240,11 @@ static uint8_t *get(struct key key, size_t *len)
     return copy;
 }
 
-static uint64_t hash_of(const char *name)
-{
-    return fs_name_hash(fs, name, strlen(name));
-}
+static uint64_t hash_of(const char *name) { return fs_name_hash(fs, name, strlen(name)); }
 
 /* Changes the bucket of a name: `change` gets the entry; false removes it. */
-static void change_entry(fs_id dir, const char *name, bool (*change)(struct bucket_entry *e, void *arg), void *arg)
+static void change_entry(fs_id dir, const char *name, bool (*change)(struct bucket_entry *e, void *arg),
+                         void *arg)
 {
     struct bucket b;
     struct lsm_batch *batch;
@@ -350,7 +343,8 @@ static void test_directory_counts(void **state)
     struct touch touch = {.entries = 1};
     uint8_t operand[TOUCH_BYTES];
     struct key key = key_plain(t.dir, KEY_DIR);
-    const char *const what[] = {"it counts 6 entries and has 5", "its size is", "it counts 4 links and has 3"};
+    const char *const what[] = {"it counts 6 entries and has 5", "its size is",
+                                "it counts 4 links and has 3"};
     for (int i = 0; i < 3; i++) {
         struct lsm_batch *b;
         touch = (struct touch){.entries = i == 0, .size = i == 1, .nlink = i == 2};

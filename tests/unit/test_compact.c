@@ -102,7 +102,8 @@ static struct entries read_tables(struct fixture *f, const struct compact_result
     return e;
 }
 
-static void check_same(const struct entries *in, const struct entries *out, uint64_t seq, size_t keys, bool bottom)
+static void check_same(const struct entries *in, const struct entries *out, uint64_t seq, size_t keys,
+                       bool bottom)
 {
     for (size_t k = 0; k < keys; k++) {
         uint8_t key[8];
@@ -209,8 +210,14 @@ static void test_without_merge(void **state)
         struct entries in = random_entries(200, 10, 0);
         struct array_iter it;
         array_iter_init(&it, &in);
-        struct compact_job job = {.env = f->env, .dir = DIR, .vs = f->vs, .log = &f->log, .input = &it.base,
-                                  .expected_entries = 200, .block_bytes = 512, .bottom = i & 1};
+        struct compact_job job = {.env = f->env,
+                                  .dir = DIR,
+                                  .vs = f->vs,
+                                  .log = &f->log,
+                                  .input = &it.base,
+                                  .expected_entries = 200,
+                                  .block_bytes = 512,
+                                  .bottom = i & 1};
         struct compact_result r;
         assert_int_equal(compact_run(&job, &r), 0);
         struct entries out = read_tables(f, &r);
@@ -221,14 +228,22 @@ static void test_without_merge(void **state)
     }
 }
 
-static int run_expecting(struct fixture *f, struct entries *in, size_t fail_at, uint64_t expected, int (*yield)(void *))
+static int run_expecting(struct fixture *f, struct entries *in, size_t fail_at, uint64_t expected,
+                         int (*yield)(void *))
 {
     struct array_iter it;
     array_iter_init(&it, in);
     it.fail_at = fail_at;
-    struct compact_job job = {.env = f->env, .dir = DIR, .vs = f->vs, .log = &f->log, .input = &it.base,
-                              .expected_entries = expected, .block_bytes = 512, .max_output_bytes = 1000,
-                              .merge = affine, .yield = yield};
+    struct compact_job job = {.env = f->env,
+                              .dir = DIR,
+                              .vs = f->vs,
+                              .log = &f->log,
+                              .input = &it.base,
+                              .expected_entries = expected,
+                              .block_bytes = 512,
+                              .max_output_bytes = 1000,
+                              .merge = affine,
+                              .yield = yield};
     struct compact_result r;
     int rc = compact_run(&job, &r);
     if (rc) {
@@ -280,8 +295,14 @@ static void test_failing_disk_leaves_nothing(void **state)
         faults.error = at % 2 ? -ENOSPC : -EIO;
         struct array_iter it;
         array_iter_init(&it, &in);
-        struct compact_job job = {.env = &faults.base, .dir = DIR, .vs = f->vs, .log = &f->log, .input = &it.base,
-                                  .expected_entries = 300, .block_bytes = 512, .max_output_bytes = 20000,
+        struct compact_job job = {.env = &faults.base,
+                                  .dir = DIR,
+                                  .vs = f->vs,
+                                  .log = &f->log,
+                                  .input = &it.base,
+                                  .expected_entries = 300,
+                                  .block_bytes = 512,
+                                  .max_output_bytes = 20000,
                                   .merge = affine};
         struct compact_result r;
         rc = compact_run(&job, &r);
@@ -304,8 +325,8 @@ static void test_cuts_by_grandparent(void **state)
     memset(files, 0, sizeof files);
     for (size_t i = 0; i < 100; i++) {
         put_be64(keys[i], i * 10);
-        files[i].meta = (struct table_meta){.bytes = 100000, .smallest = keys[i], .largest = keys[i],
-                                            .smallest_len = 8, .largest_len = 8};
+        files[i].meta = (struct table_meta){
+            .bytes = 100000, .smallest = keys[i], .largest = keys[i], .smallest_len = 8, .largest_len = 8};
         pointers[i] = &files[i];
     }
     struct level grandparent = {pointers, 100, 0};
@@ -316,8 +337,14 @@ static void test_cuts_by_grandparent(void **state)
     }
     struct array_iter it;
     array_iter_init(&it, &in);
-    struct compact_job job = {.env = f->env, .dir = DIR, .vs = f->vs, .log = &f->log, .input = &it.base,
-                              .expected_entries = in.count, .block_bytes = 512, .max_output_bytes = 100000,
+    struct compact_job job = {.env = f->env,
+                              .dir = DIR,
+                              .vs = f->vs,
+                              .log = &f->log,
+                              .input = &it.base,
+                              .expected_entries = in.count,
+                              .block_bytes = 512,
+                              .max_output_bytes = 100000,
                               .grandparent = &grandparent};
     struct compact_result r;
     assert_int_equal(compact_run(&job, &r), 0);
@@ -372,14 +399,8 @@ static struct version *shape_version(struct vset *vs, const struct shape *s)
     return v;
 }
 
-static uint64_t low(const struct table_file *t)
-{
-    return get_be64(t->meta.smallest);
-}
-static uint64_t high(const struct table_file *t)
-{
-    return get_be64(t->meta.largest);
-}
+static uint64_t low(const struct table_file *t) { return get_be64(t->meta.smallest); }
+static uint64_t high(const struct table_file *t) { return get_be64(t->meta.largest); }
 
 static bool contains(struct table_file *const *files, size_t count, const struct table_file *t)
 {
@@ -428,7 +449,8 @@ static void check_choice(const struct compaction *c, uint64_t oldest)
     assert_int_equal(c->bottom, bottom);
     const struct table_meta *first = &c->inputs[0][0]->meta;
     bool tombstones_can_go = bottom && first->deletes > 0 && first->seq_max <= oldest;
-    assert_int_equal(c->trivial, c->from != c->to && c->count[0] == 1 && c->count[1] == 0 && !tombstones_can_go);
+    assert_int_equal(c->trivial,
+                     c->from != c->to && c->count[0] == 1 && c->count[1] == 0 && !tombstones_can_go);
 }
 
 static void take_out(struct shape *s, unsigned l, struct table_file *const *files, size_t count)
@@ -476,7 +498,8 @@ static void carry_out(struct shape *s, struct compaction *c, uint64_t oldest)
     }
     uint64_t tables = bytes / max + 1, width = (to - from) / tables + 1;
     for (uint64_t at = from; at <= to; at += width) {
-        struct table_file *t = fake_file(s, at, at + width - 1 < to ? at + width - 1 : to, bytes / tables + 1);
+        struct table_file *t =
+            fake_file(s, at, at + width - 1 < to ? at + width - 1 : to, bytes / tables + 1);
         t->meta.deletes = deletes / tables < t->meta.entries ? deletes / tables : t->meta.entries;
         t->meta.seq_min = 1;
         t->meta.seq_max = seq_max;
@@ -509,7 +532,8 @@ static void settle(struct fixture *f, struct shape *s, bool all, uint64_t oldest
         struct version *v = shape_version(f->vs, s);
         struct compaction c, second;
         check_targets(f->vs, v);
-        bool found = all ? compaction_pick_all(f->vs, v, oldest, SEQ_MAX, &c) : compaction_pick(f->vs, v, oldest, &c);
+        bool found =
+            all ? compaction_pick_all(f->vs, v, oldest, SEQ_MAX, &c) : compaction_pick(f->vs, v, oldest, &c);
         if (!found) {
             if (!all)
                 assert_true(version_score(f->vs, v) < 1.0);

@@ -28,7 +28,7 @@
 #define SHARDS 2u
 
 static const struct fs_caller me = {1000, 2000};
-static struct image closed; /* the store, closed cleanly */
+static struct image closed;       /* the store, closed cleanly */
 static uint64_t log_from, log_to; /* LSNs of what is needed of its log */
 static bool thorough;
 static uint64_t random_state;
@@ -43,14 +43,14 @@ static uint64_t next_random(void)
 }
 static uint64_t below(uint64_t n) { return next_random() % n; }
 
-static char doing[120]; /* the damage of this trial */
+static char doing[120];  /* the damage of this trial */
 static bool log_damaged; /* ... was in the log, and the store is open read-only up to there */
 static bool repaired;    /* things may be missing, but what is there is right, and nothing is damaged */
 
-#define wrong(...)                                                                                             \
-    do {                                                                                                      \
-        print_message("%s\n", doing);                                                                         \
-        fail_msg(__VA_ARGS__);                                                                                \
+#define wrong(...)                    \
+    do {                              \
+        print_message("%s\n", doing); \
+        fail_msg(__VA_ARGS__);        \
     } while (0)
 
 static bool has_suffix(const char *name, const char *suffix)
@@ -374,7 +374,8 @@ static void read_directory(struct fs *fs, const struct expected *e, fs_id id, st
     }
     for (size_t i = 1; i < TREE_SIZE; i++) {
         const char *rest = tree[i].path + (len == 1 ? 0 : len);
-        bool inside = (len == 1 || !strncmp(tree[i].path, e->path, len)) && rest[0] == '/' && !strchr(rest + 1, '/');
+        bool inside =
+            (len == 1 || !strncmp(tree[i].path, e->path, len)) && rest[0] == '/' && !strchr(rest + 1, '/');
         if (inside && !(l.found >> i & 1) && !log_damaged && !repaired)
             wrong("%s is missing in its directory", tree[i].path);
     }
@@ -560,14 +561,16 @@ static void compare_pair(const struct pair *p, size_t i)
         return; /* then older values are right */
     while (low < high) {
         size_t mid = (low + high) / 2;
-        int c = memcmp(pairs[mid].key, p->key, pairs[mid].key_len < p->key_len ? pairs[mid].key_len : p->key_len);
+        int c =
+            memcmp(pairs[mid].key, p->key, pairs[mid].key_len < p->key_len ? pairs[mid].key_len : p->key_len);
         c = c ? c : (pairs[mid].key_len > p->key_len) - (pairs[mid].key_len < p->key_len);
         if (c < 0)
             low = mid + 1;
         else
             high = mid;
     }
-    if (low == pair_count || pairs[low].key_len != p->key_len || memcmp(pairs[low].key, p->key, p->key_len) != 0)
+    if (low == pair_count || pairs[low].key_len != p->key_len ||
+        memcmp(pairs[low].key, p->key, p->key_len) != 0)
         wrong("a key that was not there");
     if (pairs[low].hash != p->hash)
         wrong("a key with another value");
@@ -681,11 +684,13 @@ static void begin_count(void)
 }
 static void end_count(const char *what)
 {
-    print_message("%s: %u trials; read-write %u whole, %u partly, %u refused; check: %u damage, %u noted\n", what, trials,
-                  outcomes[WHOLE], outcomes[PARTLY], outcomes[REFUSED], found_by_verify, noted_by_verify);
-    print_message("  repaired %u times, %u of them without a manifest, %u trees: %.1f %% of all keys are left\n", repairs,
-                  rebuilt, trees_repaired,
-                  100.0 * (double)keys_after / (double)(keys_before ? keys_before : 1));
+    print_message("%s: %u trials; read-write %u whole, %u partly, %u refused; check: %u damage, %u noted\n",
+                  what, trials, outcomes[WHOLE], outcomes[PARTLY], outcomes[REFUSED], found_by_verify,
+                  noted_by_verify);
+    print_message(
+        "  repaired %u times, %u of them without a manifest, %u trees: %.1f %% of all keys are left\n",
+        repairs, rebuilt, trees_repaired,
+        100.0 * (double)keys_after / (double)(keys_before ? keys_before : 1));
 }
 
 /* The bytes of a file that mean something: [*from, result). */
@@ -816,7 +821,8 @@ static void test_swapped_blocks(void **state)
     begin_count();
     for (size_t i = 0; i < closed.count; i++) {
         struct image_file *f = &closed.file[i];
-        for (unsigned n = 0; has_suffix(f->name, ".sst") && f->size > 4096 && n < (thorough ? 200u : 20u); n++) {
+        for (unsigned n = 0; has_suffix(f->name, ".sst") && f->size > 4096 && n < (thorough ? 200u : 20u);
+             n++) {
             uint8_t a[512], b[512];
             uint64_t x = below(f->size / 512) * 512, y = below(f->size / 512) * 512;
             memcpy(a, f->bytes + x, sizeof(a));
@@ -882,7 +888,8 @@ static int first_byte(struct env *env, unsigned flags)
             wrong("opening failed with %d and %u lines in the log", r, error_lines);
         return r;
     }
-    if (flags & LSM_RDONLY && strstr(all_errors, ".log")) { /* it says so, and shows what is before the damage */
+    if (flags & LSM_RDONLY &&
+        strstr(all_errors, ".log")) { /* it says so, and shows what is before the damage */
         fs_close(fs);
         return -EUCLEAN;
     }
@@ -1037,10 +1044,10 @@ static int teardown(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_undamaged),       cmocka_unit_test(test_flipped),
-        cmocka_unit_test(test_ranges),          cmocka_unit_test(test_truncated),
-        cmocka_unit_test(test_swapped_files),   cmocka_unit_test(test_swapped_blocks),
-        cmocka_unit_test(test_older_file),      cmocka_unit_test(test_torn_tail),
+        cmocka_unit_test(test_undamaged),     cmocka_unit_test(test_flipped),
+        cmocka_unit_test(test_ranges),        cmocka_unit_test(test_truncated),
+        cmocka_unit_test(test_swapped_files), cmocka_unit_test(test_swapped_blocks),
+        cmocka_unit_test(test_older_file),    cmocka_unit_test(test_torn_tail),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

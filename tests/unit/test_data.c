@@ -52,7 +52,7 @@ struct file {
     struct lsm *db;
     struct lsm_batch *batch;
     struct inode ino;
-    uint64_t put_bytes;  /* of all batches committed */
+    uint64_t put_bytes; /* of all batches committed */
     uint64_t batch_peak;
 };
 
@@ -153,7 +153,9 @@ static int file_seek(struct file *f, uint64_t off, int whence, uint64_t *out)
 /* ---- what is really stored ---- */
 
 struct stored {
-    struct { uint64_t start, end; } extents[70000];
+    struct {
+        uint64_t start, end;
+    } extents[70000];
     size_t extents_count;
     size_t small_count, small_len, others;
 };
@@ -471,8 +473,9 @@ static void test_cuts(void **state)
     assert_int_equal(check_stored(&f)->extents_count, 3);
     file_write(&f, 0, want, EXTENT_MAX * 3); /* the same keys again */
     assert_int_equal(check_stored(&f)->extents_count, 3);
-    static const uint32_t writes[][2] = {{0, 1}, {EXTENT_MAX - 1, 2}, {100000, 100}, {EXTENT_MAX * 3 - 1, 1},
-                                         {70000, 60000}, {131072, 4096}, {131072 + 8192, 4096}, {1, 1}};
+    static const uint32_t writes[][2] = {
+        {0, 1},         {EXTENT_MAX - 1, 2}, {100000, 100},         {EXTENT_MAX * 3 - 1, 1},
+        {70000, 60000}, {131072, 4096},      {131072 + 8192, 4096}, {1, 1}};
     for (size_t i = 0; i < sizeof writes / sizeof *writes; i++) {
         memcpy(want + writes[i][0], q, writes[i][1]);
         file_write(&f, writes[i][0], q, writes[i][1]);
@@ -573,10 +576,20 @@ static void test_seek(void **state)
 static void test_damage(void **state)
 {
     (void)state;
-    static const struct { uint64_t start, end; size_t len; } cases[] = {
-        {200, 100, 100},     {100, 100, 0},      {100, 200, 99},  {100, 200, 101},
-        {0, 65537, 65537},   {65000, 66000, 1000}, {5000, 6000, 1000} /* overlaps */,
-        {UINT64_MAX - 10, 5, 15}, {0, 9000, 1}, {UINT64_MAX, 100, 101},
+    static const struct {
+        uint64_t start, end;
+        size_t len;
+    } cases[] = {
+        {200, 100, 100},
+        {100, 100, 0},
+        {100, 200, 99},
+        {100, 200, 101},
+        {0, 65537, 65537},
+        {65000, 66000, 1000},
+        {5000, 6000, 1000} /* overlaps */,
+        {UINT64_MAX - 10, 5, 15},
+        {0, 9000, 1},
+        {UINT64_MAX, 100, 101},
     };
     uint8_t *p = pattern(80000, 1), buf[9000];
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -781,9 +794,9 @@ static void model_expect(struct model *m, struct file *f, uint64_t off, uint64_t
 
 struct profile {
     const char *name;
-    uint64_t span;     /* writes begin within it */
-    uint32_t len_max;  /* of a write */
-    unsigned far_in;   /* one in so many operations goes far out; 0: none */
+    uint64_t span;    /* writes begin within it */
+    uint32_t len_max; /* of a write */
+    unsigned far_in;  /* one in so many operations goes far out; 0: none */
     unsigned ops;
 };
 

@@ -75,14 +75,14 @@ static uint64_t rnd(void)
 }
 static uint64_t below(uint64_t n) { return rnd() % n; }
 
-#define SAME(got, want)                                                                                        \
-    do {                                                                                                       \
-        long long got_ = (long long)(got), want_ = (long long)(want);                                          \
-        if (got_ != want_) {                                                                                   \
-            fprintf(stderr, "step %u, %s:%d: %s is %lld, the model says %lld\n", step, __func__, __LINE__,     \
-                    #got, got_, want_);                                                                        \
-            fail();                                                                                            \
-        }                                                                                                      \
+#define SAME(got, want)                                                                                    \
+    do {                                                                                                   \
+        long long got_ = (long long)(got), want_ = (long long)(want);                                      \
+        if (got_ != want_) {                                                                               \
+            fprintf(stderr, "step %u, %s:%d: %s is %lld, the model says %lld\n", step, __func__, __LINE__, \
+                    #got, got_, want_);                                                                    \
+            fail();                                                                                        \
+        }                                                                                                  \
     } while (0)
 
 /* ---- the model ---- */
@@ -92,7 +92,8 @@ static struct node *node_new(uint32_t mode)
     for (unsigned i = 0; i < NODES_MAX; i++) {
         if (nodes[i].used)
             continue;
-        nodes[i] = (struct node){.used = true, .mode = mode, .nlink = S_ISDIR(mode) ? 2 : 1, .uid = me.uid, .gid = me.gid};
+        nodes[i] = (struct node){
+            .used = true, .mode = mode, .nlink = S_ISDIR(mode) ? 2 : 1, .uid = me.uid, .gid = me.gid};
         if (S_ISREG(mode) || S_ISLNK(mode))
             nodes[i].data = calloc(1, FILE_MAX);
         return &nodes[i];
@@ -211,7 +212,8 @@ static void changed(struct node *n)
         return;
     SAME(fs_getattr(fs, n->id, &a), 0);
     same_attr(n, &a);
-    bool later = a.ctime.tv_sec > n->ctime.tv_sec || (a.ctime.tv_sec == n->ctime.tv_sec && a.ctime.tv_nsec > n->ctime.tv_nsec);
+    bool later = a.ctime.tv_sec > n->ctime.tv_sec ||
+                 (a.ctime.tv_sec == n->ctime.tv_sec && a.ctime.tv_nsec > n->ctime.tv_nsec);
     SAME(later, 1);
     n->ctime = a.ctime;
 }
@@ -220,7 +222,8 @@ static void changed(struct node *n)
 
 static void do_create(void)
 {
-    static const uint32_t types[] = {S_IFREG, S_IFREG, S_IFREG, S_IFDIR, S_IFDIR, S_IFLNK, S_IFLNK, S_IFIFO, S_IFCHR};
+    static const uint32_t types[] = {S_IFREG, S_IFREG, S_IFREG, S_IFDIR, S_IFDIR,
+                                     S_IFLNK, S_IFLNK, S_IFIFO, S_IFCHR};
     static char target[FS_SYMLINK_MAX];
     struct node *dir = pick(true);
     char name[256];
@@ -345,7 +348,8 @@ static bool is_below(const struct node *dir, const struct node *top)
     return true;
 }
 
-static int rename_error(struct node *from, struct dirent_model *f, struct node *to, struct dirent_model *t, unsigned flags)
+static int rename_error(struct node *from, struct dirent_model *f, struct node *to, struct dirent_model *t,
+                        unsigned flags)
 {
     bool exchange = flags & RENAME_EXCHANGE;
 
@@ -368,7 +372,8 @@ static int rename_error(struct node *from, struct dirent_model *f, struct node *
 
 static void do_rename(void)
 {
-    static const unsigned all_flags[] = {0, 0, 0, RENAME_NOREPLACE, RENAME_EXCHANGE, RENAME_EXCHANGE, RENAME_WHITEOUT};
+    static const unsigned all_flags[] = {
+        0, 0, 0, RENAME_NOREPLACE, RENAME_EXCHANGE, RENAME_EXCHANGE, RENAME_WHITEOUT};
     struct node *from = pick(true), *to = below(3) ? pick(true) : from;
     char name[256], new_name[256];
     size_t len = pick_name(name), new_len = pick_name(new_name);
@@ -450,7 +455,8 @@ static void do_read(void)
 static void do_setattr(void)
 {
     struct node *n = pick(false);
-    struct fs_attr in = {.mode = (uint32_t)below(0777), .uid = (uint32_t)below(9), .gid = (uint32_t)below(9)}, out;
+    struct fs_attr in = {.mode = (uint32_t)below(0777), .uid = (uint32_t)below(9), .gid = (uint32_t)below(9)},
+                   out;
     unsigned set = (unsigned)below(8) | (below(2) ? FS_SET_ATIME_NOW : 0) | (below(2) ? FS_SET_MTIME_NOW : 0);
     int want = 0;
 
@@ -506,7 +512,9 @@ static void do_xattr(void)
         n->xattr[i].set = false;
     } else {
         int fill = (int)below(256);
-        want = n->xattr[i].set && flags == XATTR_CREATE ? -EEXIST : !n->xattr[i].set && flags == XATTR_REPLACE ? -ENODATA : 0;
+        want = n->xattr[i].set && flags == XATTR_CREATE     ? -EEXIST
+               : !n->xattr[i].set && flags == XATTR_REPLACE ? -ENODATA
+                                                            : 0;
         memset(buf, fill, len);
         SAME(fs_setxattr(fs, n->id, xattr_names[i], buf, len, flags), want);
         if (want == 0) {
@@ -572,7 +580,8 @@ static bool on_entry(void *arg, const char *name, size_t len, uint64_t next, con
     l->next = next;
     l->entries++;
     if (l->plus && e->node->held && e->node != root)
-        fs_forget(fs, attr->id, 1); /* the reference taken for this entry counts once fn returned: one is left */
+        fs_forget(fs, attr->id,
+                  1); /* the reference taken for this entry counts once fn returned: one is left */
     else if (l->plus)
         e->node->held = true;
     return true;
@@ -637,8 +646,12 @@ static void compare_all(void)
 
 static void open_again(void)
 {
-    struct fs_options o = {.lsm = {.flags = LSM_CREATE | LSM_INLINE, .shards = 3, .memory_bytes = 16u << 20, .env = env,
-                                   .write_buffer_bytes = 1u << 20, .log_segment_bytes = 4u << 20},
+    struct fs_options o = {.lsm = {.flags = LSM_CREATE | LSM_INLINE,
+                                   .shards = 3,
+                                   .memory_bytes = 16u << 20,
+                                   .env = env,
+                                   .write_buffer_bytes = 1u << 20,
+                                   .log_segment_bytes = 4u << 20},
                            .test_hash_bits = hash_bits};
     if (fs)
         SAME(fs_close(fs), 0);

@@ -42,8 +42,8 @@ static uint64_t rnd(void)
  * A value is {le64 sum, filler}; an operand the same: sums add, the longer filler length stays.
  * Associative, and the result is as long as the longer of the two.
  */
-static size_t sum_merge(void *arg, const void *base, size_t base_len, bool base_is_operand, const void *operand,
-                        size_t operand_len, void *out)
+static size_t sum_merge(void *arg, const void *base, size_t base_len, bool base_is_operand,
+                        const void *operand, size_t operand_len, void *out)
 {
     (void)arg, (void)base_is_operand;
     uint64_t v = get_le64(operand);
@@ -103,10 +103,7 @@ static void make_value(uint8_t *buf, uint64_t sum, size_t len)
     put_le64(buf, sum);
 }
 
-static void open_world(struct world *w)
-{
-    assert_int_equal(lsm_open(w->path, &w->options, &w->db), 0);
-}
+static void open_world(struct world *w) { assert_int_equal(lsm_open(w->path, &w->options, &w->db), 0); }
 
 static void write_batch(struct world *w)
 {
@@ -259,9 +256,7 @@ static void check_iterator(struct world *w)
             lsm_iter_next(it);
             at = existing(&frozen, at + 1, 1, low, high);
             break;
-        default:
-            lsm_iter_prev(it);
-            at = existing(&frozen, at - 1, -1, low, high);
+        default: lsm_iter_prev(it); at = existing(&frozen, at - 1, -1, low, high);
         }
         placed = true;
         check_position(&frozen, it, at);
@@ -310,12 +305,8 @@ static void run_world(struct world *w, unsigned steps)
     open_world(w);
     for (unsigned i = 0; i < steps; i++) {
         switch (rnd() % 40) {
-        case 0:
-            turn_snapshot(w);
-            break;
-        case 1:
-            check_iterator(w);
-            break;
+        case 0: turn_snapshot(w); break;
+        case 1: check_iterator(w); break;
         case 2:
             if (rnd() % 10 == 0)
                 assert_int_equal(lsm_flush(w->db), 0);
@@ -324,9 +315,7 @@ static void run_world(struct world *w, unsigned steps)
             if (rnd() % 40 == 0)
                 assert_int_equal(lsm_compact(w->db), 0);
             break;
-        case 4:
-            lsm_work(w->db);
-            break;
+        case 4: lsm_work(w->db); break;
         case 5:
             if (rnd() % 60 == 0) {
                 drop_snapshots(w);
@@ -335,9 +324,7 @@ static void run_world(struct world *w, unsigned steps)
                 check_all(w);
             }
             break;
-        case 6:
-            assert_int_equal(lsm_sync(w->db), 0);
-            break;
+        case 6: assert_int_equal(lsm_sync(w->db), 0); break;
         default:
             if (rnd() % 2)
                 write_batch(w);
@@ -536,7 +523,8 @@ static void test_threads(void **unused)
         races[i].db = w->db;
         races[i].index = i;
         races[i].rounds = 3000;
-        assert_int_equal(pthread_create(&threads[i], NULL, i < THREADS ? race_write : race_read, &races[i]), 0);
+        assert_int_equal(pthread_create(&threads[i], NULL, i < THREADS ? race_write : race_read, &races[i]),
+                         0);
     }
     for (unsigned i = 0; i < 2 * THREADS; i++) {
         if (i >= THREADS)
@@ -567,7 +555,8 @@ static void test_threads(void **unused)
 /* Batch n puts n under a key that n determines, and counts itself; a state is a number of batches. */
 static int write_numbered(struct lsm *db, struct lsm_batch *batch, uint64_t n)
 {
-    uint8_t key[3] = {(uint8_t)n, (uint8_t)(n % KILL_KEYS), (uint8_t)(n % KILL_KEYS >> 8)}, value[300] = {0}, one[8];
+    uint8_t key[3] = {(uint8_t)n, (uint8_t)(n % KILL_KEYS), (uint8_t)(n % KILL_KEYS >> 8)}, value[300] = {0},
+            one[8];
     put_le64(value, n);
     put_le64(one, 1);
     lsm_batch_clear(batch);

@@ -74,7 +74,8 @@ static struct payload random_edit(void)
     for (e.remove_count = 0; e.remove_count < model_below(4); e.remove_count++)
         remove[e.remove_count] = (struct edit_file){1, 2, {.number = 1 + model_below(1000)}};
     if (model_below(2)) {
-        use = (struct wal_use){1 + model_below(100), 8 * (1 + model_below(1u << 30)), model_random(), 1 << 20, 0};
+        use = (struct wal_use){1 + model_below(100), 8 * (1 + model_below(1u << 30)), model_random(), 1 << 20,
+                               0};
         if (model_below(2))
             use.end = use.base + 8 * model_below(1 << 17);
         e.use = &use;

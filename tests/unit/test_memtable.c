@@ -30,8 +30,8 @@ static uint64_t rnd(void)
 }
 
 /* Sums of little-endian 64-bit numbers. */
-static size_t add_merge(void *arg, const void *base, size_t base_len, bool base_is_operand, const void *operand,
-                        size_t operand_len, void *out)
+static size_t add_merge(void *arg, const void *base, size_t base_len, bool base_is_operand,
+                        const void *operand, size_t operand_len, void *out)
 {
     (void)arg, (void)base_is_operand;
     assert_int_equal(operand_len, 8);
@@ -52,8 +52,8 @@ struct version_of {
 };
 
 /* What a reader of (key, seq) must get, folded within the memtable. */
-static bool model_get(const struct version_of *v, unsigned n, unsigned key, uint64_t seq, enum entry_type *type,
-                      uint64_t *value)
+static bool model_get(const struct version_of *v, unsigned n, unsigned key, uint64_t seq,
+                      enum entry_type *type, uint64_t *value)
 {
     bool any = false;
     for (unsigned i = 0; i < n; i++) {
@@ -84,7 +84,8 @@ static void test_model(void **unused)
     static struct version_of v[INSERTS];
     char key[16];
     for (unsigned i = 0; i < INSERTS; i++) {
-        v[i] = (struct version_of){(unsigned)(rnd() % KEYS), 1000 + i * 10u, (enum entry_type)(rnd() % 3), rnd() % 1000};
+        v[i] = (struct version_of){(unsigned)(rnd() % KEYS), 1000 + i * 10u, (enum entry_type)(rnd() % 3),
+                                   rnd() % 1000};
         uint8_t value[8];
         put_le64(value, v[i].raw);
         if (v[i].type == ENTRY_DELETE)

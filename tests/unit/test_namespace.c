@@ -38,8 +38,12 @@ static void on_log(void *arg, enum lsm_log_level level, const char *message)
 
 static struct fs_options options_of(unsigned flags)
 {
-    return (struct fs_options){.lsm = {.flags = flags, .shards = 4, .memory_bytes = 32u << 20, .env = env,
-                                       .log_segment_bytes = 8u << 20, .log = on_log},
+    return (struct fs_options){.lsm = {.flags = flags,
+                                       .shards = 4,
+                                       .memory_bytes = 32u << 20,
+                                       .env = env,
+                                       .log_segment_bytes = 8u << 20,
+                                       .log = on_log},
                                .test_hash_bits = hash_bits};
 }
 
@@ -672,7 +676,8 @@ static void test_truncate_stuck(void **arg)
     fs_id f = make(FS_ID_ROOT, "f", S_IFREG | 0644);
     fill(f, 0, 100000, 'x');
     assert_int_equal(fs_link(fs, f, FS_ID_ROOT, N("g"), &a), 0);
-    struct key own = key_plain(f, KEY_INODE), pending = key_u64(id_orphans(id_vshard(f) % 4), KEY_TRUNCATE, f);
+    struct key own = key_plain(f, KEY_INODE),
+               pending = key_u64(id_orphans(id_vshard(f) % 4), KEY_TRUNCATE, f);
     struct key extent = key_u64(f, KEY_EXTENT, 100000);
     assert_int_equal(lsm_get(fs_lsm(fs), own.bytes, own.len, NULL, 0, &v), 0);
     assert_int_equal(record_inode_decode(v.data, v.len, &ino), 0);
@@ -761,7 +766,7 @@ static void test_readdir(void **arg)
         }
     }
     fs_stats_get(fs, &stats);
-    assert_int_equal(stats.inodes, 2); /* root and dir */
+    assert_int_equal(stats.inodes, 2);          /* root and dir */
     for (size_t i = 2; i < all.count; i += 2) { /* positions survive removals, also of their own entry */
         if (fs_unlink(fs, dir, N(all.name[i])) == -EISDIR)
             assert_int_equal(fs_rmdir(fs, dir, N(all.name[i])), 0);
@@ -909,7 +914,8 @@ static uint64_t stress_seed, stress_done;
  * name is a directory that can't be removed, and tests nothing any more: so this is asserted.
  */
 enum stress_kind { MADE, MADE_DIR, LINKED, UNLINKED, REMOVED_DIR, RENAMED, LOOKED_UP, STRESS_KINDS };
-static const char *const stress_names[STRESS_KINDS] = {"mknod", "mkdir", "link", "unlink", "rmdir", "rename", "lookup"};
+static const char *const stress_names[STRESS_KINDS] = {"mknod", "mkdir",  "link",  "unlink",
+                                                       "rmdir", "rename", "lookup"};
 static uint64_t stress_worked[STRESS_KINDS];
 
 static void count_if(enum stress_kind kind, int r)
@@ -1013,7 +1019,8 @@ static void stress_step(uint64_t *s)
     int r;
 
     switch (next_random(s) % 12) {
-    case 0: case 1:
+    case 0:
+    case 1:
         r = fs_mknod(fs, &me, dir, N(name), S_IFREG | 0644, 0, &a);
         EXPECT("mknod", r, -EEXIST);
         count_if(MADE, r);
@@ -1046,7 +1053,8 @@ static void stress_step(uint64_t *s)
         EXPECT("rmdir", r, -ENOENT, -ENOTDIR, -ENOTEMPTY);
         count_if(REMOVED_DIR, r);
         break;
-    case 5: case 6: {
+    case 5:
+    case 6: {
         static const unsigned flags[] = {0, 0, RENAME_NOREPLACE, RENAME_EXCHANGE, RENAME_WHITEOUT};
         r = rename_in(dir, name, to, other, flags[next_random(s) % 5]);
         EXPECT("rename", r, -ENOENT, -EEXIST, -ENOTDIR, -EISDIR, -ENOTEMPTY, -EINVAL);
@@ -1153,13 +1161,28 @@ static void test_stress(void **arg)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(test_create),       TEST(test_names),           TEST(test_setgid),
-        TEST(test_symlink),      TEST(test_link),            TEST(test_unlinked),
-        TEST(test_orphans_at_open), TEST(test_unlinked_large_xattr), TEST(test_rmdir),
-        TEST(test_rename),       TEST(test_attributes),      TEST(test_atime),
-        TEST(test_xattr),        TEST(test_truncate_many),   TEST(test_truncate_pending), TEST(test_truncate_stuck),
-        TEST(test_readdir),      TEST(test_full_bucket),     TEST(test_foreign_store),
-        TEST(test_features),     TEST(test_damage),          TEST(test_cold),
+        TEST(test_create),
+        TEST(test_names),
+        TEST(test_setgid),
+        TEST(test_symlink),
+        TEST(test_link),
+        TEST(test_unlinked),
+        TEST(test_orphans_at_open),
+        TEST(test_unlinked_large_xattr),
+        TEST(test_rmdir),
+        TEST(test_rename),
+        TEST(test_attributes),
+        TEST(test_atime),
+        TEST(test_xattr),
+        TEST(test_truncate_many),
+        TEST(test_truncate_pending),
+        TEST(test_truncate_stuck),
+        TEST(test_readdir),
+        TEST(test_full_bucket),
+        TEST(test_foreign_store),
+        TEST(test_features),
+        TEST(test_damage),
+        TEST(test_cold),
         TEST(test_stress),
     };
     const char *given = getenv("SHALE_SEED");

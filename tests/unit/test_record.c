@@ -148,7 +148,8 @@ static void decode_inode(const void *bytes, size_t len)
 
 static void test_inode(void **arg)
 {
-    uint8_t data[INLINE_MAX], xattrs[256], out[INODE_RECORD_FIXED_MAX + SMALL_MAX + INLINE_MAX + XATTRS_INLINE_MAX];
+    uint8_t data[INLINE_MAX], xattrs[256],
+        out[INODE_RECORD_FIXED_MAX + SMALL_MAX + INLINE_MAX + XATTRS_INLINE_MAX];
     struct inode ino, back;
     (void)arg;
     for (unsigned i = 0; i < 20000; i++) {
@@ -249,7 +250,8 @@ static void test_touch(void **arg)
         ino.dir_entries = 1000;
         size_t len = record_dir_encode(&ino, dir);
         for (unsigned k = 0; k < 3; k++) {
-            touch[k] = (struct touch){random_time(), (int64_t)below(20) - 10, (int64_t)below(600) - 300, (int64_t)below(3)};
+            touch[k] = (struct touch){random_time(), (int64_t)below(20) - 10, (int64_t)below(600) - 300,
+                                      (int64_t)below(3)};
             record_touch_encode(&touch[k], op[k]);
         }
         size_t n = record_merge(NULL, dir, len, false, op[0], TOUCH_BYTES, left);
@@ -323,7 +325,8 @@ static void test_bucket(void **arg)
         assert_int_equal(back.count, b.count);
         for (unsigned k = 0; k < b.count; k++) {
             const struct bucket_entry *x = &b.entry[k], *y = &back.entry[k];
-            assert_true(x->index == y->index && x->id == y->id && x->type == y->type && x->name_len == y->name_len);
+            assert_true(x->index == y->index && x->id == y->id && x->type == y->type &&
+                        x->name_len == y->name_len);
             assert_memory_equal(x->name, y->name, x->name_len);
             assert_true(!x->record == !y->record && x->record_len == y->record_len);
             if (k > 0)
@@ -370,7 +373,13 @@ static void test_bucket_refuses(void **arg)
 
 static void test_super(void **arg)
 {
-    struct super s = {.version = 1, .compat = 2, .ro_compat = 3, .incompat = 4, .uuid = {9, 8}, .hash_seed = 5}, back;
+    struct super s = {.version = 1,
+                      .compat = 2,
+                      .ro_compat = 3,
+                      .incompat = 4,
+                      .uuid = {9, 8},
+                      .hash_seed = 5},
+                 back;
     uint8_t out[SUPER_BYTES];
     (void)arg;
     record_super_encode(&s, out);
@@ -393,7 +402,8 @@ static void test_truncate(void **arg)
     (void)arg;
     record_truncate_encode(&home, out);
     assert_int_equal(record_truncate_decode(out, sizeof(out), &back), 0);
-    assert_true(back.kind == home.kind && back.parent == home.parent && back.hash == home.hash && back.index == home.index);
+    assert_true(back.kind == home.kind && back.parent == home.parent && back.hash == home.hash &&
+                back.index == home.index);
     out[0] = HOME_MEMORY;
     assert_int_equal(record_truncate_decode(out, sizeof(out), &back), -EIO);
     assert_int_equal(record_truncate_decode(out, 3, &back), -EIO);
@@ -412,7 +422,8 @@ static void test_itable(void **arg)
     assert_int_equal(itable_ref(t, 100, &(struct itable_info){.home = {.kind = HOME_OWN}}), 0);
     assert_int_equal(itable_count(t), 20000);
     assert_true(itable_find(t, 100, &got));
-    assert_true(got.home.kind == HOME_ENTRY && got.home.parent == 77 && got.home.hash == HASH_MASK && got.home.index == 63);
+    assert_true(got.home.kind == HOME_ENTRY && got.home.parent == 77 && got.home.hash == HASH_MASK &&
+                got.home.index == 63);
     assert_false(itable_forget(t, 100, 1, &got));
     assert_true(itable_forget(t, 100, 1, &got));
     assert_false(itable_find(t, 100, &got));
@@ -429,10 +440,11 @@ static void test_itable(void **arg)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_inode),  cmocka_unit_test(test_inode_compact), cmocka_unit_test(test_inode_unknown),
-        cmocka_unit_test(test_dir),    cmocka_unit_test(test_touch),         cmocka_unit_test(test_bucket),
-        cmocka_unit_test(test_super),  cmocka_unit_test(test_truncate),      cmocka_unit_test(test_itable),
-        cmocka_unit_test(test_bucket_refuses),
+        cmocka_unit_test(test_inode),         cmocka_unit_test(test_inode_compact),
+        cmocka_unit_test(test_inode_unknown), cmocka_unit_test(test_dir),
+        cmocka_unit_test(test_touch),         cmocka_unit_test(test_bucket),
+        cmocka_unit_test(test_super),         cmocka_unit_test(test_truncate),
+        cmocka_unit_test(test_itable),        cmocka_unit_test(test_bucket_refuses),
     };
     const char *env = getenv("SHALE_SEED");
     seed = env ? strtoull(env, NULL, 0) : (uint64_t)time(NULL);

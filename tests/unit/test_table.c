@@ -556,7 +556,8 @@ static void test_failing_reads(void **state)
     assert_int_equal(open_table(&meta, cache, &t), 0);
     for (int round = 0; round < 300; round++) {
         const struct ikey *k = &m.entries[model_below(m.count)].key;
-        uint64_t part = fail_after = model_below(3); /* filter, index, data; without the filter it is only slower */
+        uint64_t part = fail_after =
+            model_below(3); /* filter, index, data; without the filter it is only slower */
         assert_int_equal(check_get(&m, t, k->key, k->len, k->seq, 0), part == 0 ? 0 : -EIO);
         assert_int_equal(check_get(&m, t, k->key, k->len, k->seq, 0), 0);
         size_t i = 0;

@@ -123,9 +123,16 @@ static void note_numbers(struct store *s, const struct compact_result *r)
 
 static struct compact_job job_of(struct store *s, struct env *env, struct iter *input, uint64_t entries)
 {
-    return (struct compact_job){.env = env, .dir = DIR, .vs = s->vs, .log = &s->log, .input = input,
-                                .expected_entries = entries, .snapshots = s->snapshots,
-                                .snapshot_count = s->snapshot_count, .merge = affine, .block_bytes = 512};
+    return (struct compact_job){.env = env,
+                                .dir = DIR,
+                                .vs = s->vs,
+                                .log = &s->log,
+                                .input = input,
+                                .expected_entries = entries,
+                                .snapshots = s->snapshots,
+                                .snapshot_count = s->snapshot_count,
+                                .merge = affine,
+                                .block_bytes = 512};
 }
 
 /* New entries of a shard, also put into the model's history. */
@@ -184,8 +191,12 @@ static struct edit_file *files_of(const struct compact_result *r, unsigned shard
 
 static struct edit flush_edit(struct store *s, const struct compact_result *r, unsigned shard)
 {
-    return (struct edit){.add = files_of(r, shard, 0), .add_count = r->count, .has_flushed = true,
-                         .flushed_shard = shard, .flushed = s->seq, .synced = s->seq};
+    return (struct edit){.add = files_of(r, shard, 0),
+                         .add_count = r->count,
+                         .has_flushed = true,
+                         .flushed_shard = shard,
+                         .flushed = s->seq,
+                         .synced = s->seq};
 }
 
 static void flush(struct store *s, unsigned shard)
@@ -291,7 +302,8 @@ static void check_reads(struct store *s, unsigned shard, uint64_t seq)
     for (uint64_t k = 0; k < KEYS + 1; k++) {
         uint8_t key[8];
         put_be64(key, k);
-        struct reading expected = read_at(&s->history[shard], key, seq, (struct reading){0}), found = get(v, key, seq);
+        struct reading expected = read_at(&s->history[shard], key, seq, (struct reading){0}),
+                       found = get(v, key, seq);
         assert_int_equal(found.exists, expected.exists);
         if (expected.exists)
             assert_int_equal(found.value, expected.value);
@@ -431,7 +443,8 @@ static void change_snapshots(struct store *s)
 static void test_whole_life(void **state)
 {
     struct store *s = *state;
-    static const char *const foreign[] = {DIR "/notes.sst", DIR "/12.sst", DIR "/0000012.sst", DIR "/000012.sst.old"};
+    static const char *const foreign[] = {DIR "/notes.sst", DIR "/12.sst", DIR "/0000012.sst",
+                                          DIR "/000012.sst.old"};
     touch(s->env, DIR "/lost+found");
     touch(s->env, DIR "/000777.log");
     s->number_max = 777; /* numbers of other files count as soon as the directory is read */
@@ -439,19 +452,14 @@ static void test_whole_life(void **state)
     open_on(s, s->env);
     for (int round = 0; round < 600; round++) {
         switch (model_below(8)) {
-        case 0:
-            change_snapshots(s);
-            break;
-        case 1:
-            reopen(s);
-            break;
+        case 0: change_snapshots(s); break;
+        case 1: reopen(s); break;
         case 2:
         case 3:
             while (compact(s, (unsigned)model_below(SHARDS), false))
                 ;
             break;
-        default:
-            flush(s, (unsigned)model_below(SHARDS));
+        default: flush(s, (unsigned)model_below(SHARDS));
         }
         check_new_number(s);
         if (round % 20 == 19)
@@ -639,7 +647,8 @@ static bool apply_with_fault(struct store *s, uint64_t at, uint64_t count, int e
     if (rc && !vset_failed(s->vs))
         assert_int_equal(vset_apply(s->vs, &edit, NULL, NULL), 0); /* the same edit again */
     else if (vset_failed(s->vs))
-        assert_int_equal(vset_apply(s->vs, &(struct edit){.synced = SEQ_MAX}, NULL, NULL), vset_failed(s->vs));
+        assert_int_equal(vset_apply(s->vs, &(struct edit){.synced = SEQ_MAX}, NULL, NULL),
+                         vset_failed(s->vs));
     assert_int_not_equal(vset_failed(s->vs), -ENOSPC);
     int failed = vset_failed(s->vs);
     bool unknown = rc && failed;

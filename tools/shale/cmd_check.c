@@ -48,16 +48,14 @@ static void on_progress(void *arg, uint64_t done, uint64_t total)
     c->next_ms = now + PROGRESS_EVERY_MS;
     c->shown = true;
     if (total)
-        fprintf(stderr, "\r\033[Kshale: check: %s: %" PRIu64 " of %" PRIu64 " MiB", c->stage, done >> 20, total >> 20);
+        fprintf(stderr, "\r\033[Kshale: check: %s: %" PRIu64 " of %" PRIu64 " MiB", c->stage, done >> 20,
+                total >> 20);
     else
         fprintf(stderr, "\r\033[Kshale: check: %s: %" PRIu64, c->stage, done);
     fflush(stderr);
 }
 
-static void begin_stage(struct checking *c, const char *stage)
-{
-    c->stage = stage;
-}
+static void begin_stage(struct checking *c, const char *stage) { c->stage = stage; }
 
 static void clear_progress(struct checking *c)
 {
@@ -100,10 +98,7 @@ static void print_json_string(const char *text)
     putchar('"');
 }
 
-static void json_next(struct checking *c)
-{
-    fputs(c->printed++ ? ",\n    " : "\n    ", stdout);
-}
+static void json_next(struct checking *c) { fputs(c->printed++ ? ",\n    " : "\n    ", stdout); }
 
 static void on_engine_problem(void *arg, const struct lsm_problem *p)
 {
@@ -157,25 +152,25 @@ static void on_fs_problem(void *arg, const struct fs_problem *p)
     printf("%s%s\n", p->path || p->id ? ": " : "", p->what);
 }
 
-static void print_summary(const struct checking *c, const struct lsm_verified *files, const struct fs_checked *tree,
-                          bool tree_checked, int status)
+static void print_summary(const struct checking *c, const struct lsm_verified *files,
+                          const struct fs_checked *tree, bool tree_checked, int status)
 {
     if (c->json) {
         printf("%s],\n  \"clean\": %s, \"damaged\": %" PRIu64 ", \"notes\": %" PRIu64 ", \"tables\": %" PRIu64
                ", \"table_bytes\": %" PRIu64 ", \"log_records\": %" PRIu64 ",\n",
-               c->printed ? "\n  " : "", status == CHECK_CLEAN ? "true" : "false", files->damaged, files->notes,
-               files->tables, files->table_bytes, files->log_records);
+               c->printed ? "\n  " : "", status == CHECK_CLEAN ? "true" : "false", files->damaged,
+               files->notes, files->tables, files->table_bytes, files->log_records);
         printf("  \"filesystem\": ");
         if (tree_checked)
-            printf("{\"problems\": %" PRIu64 ", \"directories\": %" PRIu64 ", \"files\": %" PRIu64 ", \"bytes\": %" PRIu64
-                   ", \"orphans\": %" PRIu64 "}\n}\n",
+            printf("{\"problems\": %" PRIu64 ", \"directories\": %" PRIu64 ", \"files\": %" PRIu64
+                   ", \"bytes\": %" PRIu64 ", \"orphans\": %" PRIu64 "}\n}\n",
                    tree->problems, tree->directories, tree->files, tree->bytes, tree->orphans);
         else
             fputs("null\n}\n", stdout);
         return;
     }
-    printf("%s: %s: %" PRIu64 " tables, %" PRIu64 " log records", c->store, status == CHECK_CLEAN ? "clean" : "DAMAGED",
-           files->tables, files->log_records);
+    printf("%s: %s: %" PRIu64 " tables, %" PRIu64 " log records", c->store,
+           status == CHECK_CLEAN ? "clean" : "DAMAGED", files->tables, files->log_records);
     if (tree_checked)
         printf(", %" PRIu64 " directories, %" PRIu64 " files", tree->directories, tree->files);
     if (status != CHECK_CLEAN)
@@ -200,8 +195,8 @@ static int fail(struct checking *c, int error)
 }
 
 /* The tree, if it can be read at all; a negative errno if it could not be checked. */
-static int check_tree(struct checking *c, const struct fs_options *options, bool damaged, struct fs_checked *tree,
-                      bool *readable)
+static int check_tree(struct checking *c, const struct fs_options *options, bool damaged,
+                      struct fs_checked *tree, bool *readable)
 {
     begin_stage(c, "files and directories");
     int r = fs_check(c->store, options, on_fs_problem, c, tree);
@@ -212,8 +207,8 @@ static int check_tree(struct checking *c, const struct fs_options *options, bool
 static void ignore_fs_problem(void *arg, const struct fs_problem *p) { (void)arg, (void)p; }
 
 /* Files first, then the tree in them. *left: what could not be repaired. */
-static int repair(struct checking *c, const struct fs_options *options, bool files_damaged, struct fs_checked *tree,
-                  bool *readable, uint64_t *left)
+static int repair(struct checking *c, const struct fs_options *options, bool files_damaged,
+                  struct fs_checked *tree, bool *readable, uint64_t *left)
 {
     struct lsm_repaired done = {0};
     struct fs_checked after = {0};
@@ -289,13 +284,14 @@ const struct command cmd_check = {
     .name = "check",
     .arguments = "[--json] [--repair] STORE",
     .summary = "Verify everything in a store",
-    .help = "  --json    for programs: one object\n"
-            "  --repair  make a store that opens out of what is undamaged; damaged files go to STORE/lost\n"
-            "\n"
-            "Reads every file of the store and every record in it, and prints what is damaged: files of the\n"
-            "store with the offset, files and directories in it by path. Without --repair nothing is changed. A\n"
-            "'note' is no damage, but what a crash may leave. The store must not be mounted.\n"
-            "Exit status: 0 clean; 1 damaged (with --repair: and all of it repaired); 2 wrong usage;\n"
-            "3 it could not be checked, or not everything could be repaired.\n",
+    .help =
+        "  --json    for programs: one object\n"
+        "  --repair  make a store that opens out of what is undamaged; damaged files go to STORE/lost\n"
+        "\n"
+        "Reads every file of the store and every record in it, and prints what is damaged: files of the\n"
+        "store with the offset, files and directories in it by path. Without --repair nothing is changed. A\n"
+        "'note' is no damage, but what a crash may leave. The store must not be mounted.\n"
+        "Exit status: 0 clean; 1 damaged (with --repair: and all of it repaired); 2 wrong usage;\n"
+        "3 it could not be checked, or not everything could be repaired.\n",
     .run = run,
 };

@@ -5,7 +5,8 @@
 #include <string.h>
 
 static const struct command *const commands[] = {
-    &cmd_get, &cmd_put, &cmd_rm, &cmd_ls, &cmd_stat, &cmd_stats, &cmd_scan, &cmd_umount, &cmd_sync, &cmd_check,
+    &cmd_get,   &cmd_put,  &cmd_rm,     &cmd_ls,   &cmd_stat,
+    &cmd_stats, &cmd_scan, &cmd_umount, &cmd_sync, &cmd_check,
 };
 #define COMMANDS (sizeof(commands) / sizeof(commands[0]))
 

@@ -25,8 +25,8 @@ struct command {
     int (*run)(const struct command *cmd, int argc, char **argv); /* argv[0] is the command's name */
 };
 
-extern const struct command cmd_check, cmd_get, cmd_put, cmd_rm, cmd_ls, cmd_stat, cmd_stats, cmd_scan, cmd_umount,
-    cmd_sync;
+extern const struct command cmd_check, cmd_get, cmd_put, cmd_rm, cmd_ls, cmd_stat, cmd_stats, cmd_scan,
+    cmd_umount, cmd_sync;
 
 /* ---- cli.c: arguments and messages ---- */
 

@@ -39,15 +39,15 @@ struct lsm_iter;
 struct lsm_snapshot;
 struct env; /* lsm/env.h; NULL everywhere below means the real system */
 
-#define LSM_KEY_MAX 1024u          /* bytes; longer keys are refused with -E2BIG */
-#define LSM_VALUE_MAX (16u << 20)  /* bytes; a batch is bounded by the log segment as well */
+#define LSM_KEY_MAX 1024u         /* bytes; longer keys are refused with -E2BIG */
+#define LSM_VALUE_MAX (16u << 20) /* bytes; a batch is bounded by the log segment as well */
 
 /* ---- opening ------------------------------------------------------------------------------- */
 
 enum lsm_open_flags {
-    LSM_CREATE = 1u << 0,    /* create the store if the directory is absent or empty */
-    LSM_RDONLY = 1u << 1,    /* change no byte of the store; several readers may share it */
-    LSM_INLINE = 1u << 2,    /* start no threads: background work is done by the calls that need it
+    LSM_CREATE = 1u << 0, /* create the store if the directory is absent or empty */
+    LSM_RDONLY = 1u << 1, /* change no byte of the store; several readers may share it */
+    LSM_INLINE = 1u << 2, /* start no threads: background work is done by the calls that need it
                                 and by lsm_work(); deterministic, for tests and for short-lived tools */
 };
 
@@ -67,19 +67,19 @@ typedef size_t (*lsm_merge_fn)(void *arg, const void *base, size_t base_len, boo
 typedef uint64_t (*lsm_route_fn)(void *arg, const void *key, size_t key_len);
 
 struct lsm_options {
-    unsigned flags;              /* enum lsm_open_flags */
-    unsigned shards;             /* at creation only; 0: number of CPUs, at least 2. At most 64 */
-    size_t memory_bytes;         /* write buffers, cache, open tables; 0: 256 MiB */
-    size_t write_buffer_bytes;   /* of one memtable; 0: memory_bytes / (8 * shards), 1..64 MiB */
-    size_t table_bytes;          /* size at which compaction starts a new table; 0: 8 MiB */
-    size_t block_bytes;          /* of a table, uncompressed; 0: 8 KiB */
-    size_t log_segment_bytes;    /* at creation only; 0: 16 MiB. At least 1 MiB */
-    size_t log_budget_bytes;     /* unflushed log that triggers flushes; 0: 4 segments */
-    unsigned commit_ms;          /* sync at the latest this long after a write; 0: 1000 */
-    unsigned level_ratio;        /* size of a level relative to the one above; 0: 10 */
-    lsm_route_fn route;          /* NULL: XXH3 of the whole key */
-    lsm_merge_fn merge;          /* NULL: -EINVAL from lsm_batch_merge, and from reading what must be folded */
-    void *callback_arg;          /* passed to route and merge */
+    unsigned flags;            /* enum lsm_open_flags */
+    unsigned shards;           /* at creation only; 0: number of CPUs, at least 2. At most 64 */
+    size_t memory_bytes;       /* write buffers, cache, open tables; 0: 256 MiB */
+    size_t write_buffer_bytes; /* of one memtable; 0: memory_bytes / (8 * shards), 1..64 MiB */
+    size_t table_bytes;        /* size at which compaction starts a new table; 0: 8 MiB */
+    size_t block_bytes;        /* of a table, uncompressed; 0: 8 KiB */
+    size_t log_segment_bytes;  /* at creation only; 0: 16 MiB. At least 1 MiB */
+    size_t log_budget_bytes;   /* unflushed log that triggers flushes; 0: 4 segments */
+    unsigned commit_ms;        /* sync at the latest this long after a write; 0: 1000 */
+    unsigned level_ratio;      /* size of a level relative to the one above; 0: 10 */
+    lsm_route_fn route;        /* NULL: XXH3 of the whole key */
+    lsm_merge_fn merge;        /* NULL: -EINVAL from lsm_batch_merge, and from reading what must be folded */
+    void *callback_arg;        /* passed to route and merge */
     void (*log)(void *arg, enum lsm_log_level level, const char *message); /* NULL: silent */
     void *log_arg;
     void (*progress)(void *arg, uint64_t done, uint64_t total); /* bytes of log replayed, or NULL */
@@ -106,7 +106,8 @@ unsigned lsm_shard_of(const struct lsm *db, const void *key, size_t key_len);
 /* ---- reading ------------------------------------------------------------------------------- */
 
 enum lsm_flags {
-    LSM_NOWAIT = 1u << 0, /* return -EAGAIN, having changed nothing, instead of blocking (as LSM_SYNC always would) */
+    LSM_NOWAIT =
+        1u << 0, /* return -EAGAIN, having changed nothing, instead of blocking (as LSM_SYNC always would) */
     LSM_SYNC = 1u << 1,   /* lsm_commit: return only when the batch is on the medium */
     LSM_NOFILL = 1u << 2, /* reads: do not put blocks into the cache (one-off scans) */
 };
@@ -233,19 +234,19 @@ struct lsm_shard_stats {
 
 struct lsm_stats {
     unsigned shards;
-    uint64_t batches, batch_bytes;    /* accepted since open; user bytes: keys and values */
+    uint64_t batches, batch_bytes; /* accepted since open; user bytes: keys and values */
     uint64_t gets, gets_found;
     uint64_t blocks_read, block_bytes_read; /* from files, that is cache misses */
     uint64_t filter_checks, filter_negatives;
     uint64_t cache_hits, cache_misses, cache_bytes, cache_capacity_bytes;
-    uint64_t log_bytes;               /* appended since open, with headers and padding */
+    uint64_t log_bytes; /* appended since open, with headers and padding */
     uint64_t log_syncs, log_segments, log_segment_bytes;
     uint64_t log_frontier, log_synced, log_start; /* LSNs */
     uint64_t manifest_bytes, manifest_rollovers;
-    uint64_t disk_bytes;              /* all files of the store */
+    uint64_t disk_bytes;                                  /* all files of the store */
     uint64_t replayed_bytes, replayed_batches, replay_ns; /* at this open */
     bool read_only;
-    int failed;                       /* negative errno that made it read-only, or 0 */
+    int failed; /* negative errno that made it read-only, or 0 */
     struct lsm_shard_stats shard[64];
 };
 
@@ -279,7 +280,8 @@ int lsm_verify(const char *path, const struct lsm_options *options, lsm_problem_
                struct lsm_verified *out);
 
 struct lsm_repaired {
-    uint64_t keys_saved, keys_lost; /* in the tables that were rewritten; lost: of those whose key is still known */
+    uint64_t keys_saved,
+        keys_lost; /* in the tables that were rewritten; lost: of those whose key is still known */
     uint64_t tables_rewritten, tables_written, files_kept;
     bool rebuilt; /* the manifest was no longer good for anything */
     bool done;    /* false without an error: there was no damage */
