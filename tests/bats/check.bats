@@ -110,10 +110,13 @@ flush_store() {
 }
 
 @test "a damaged log is refused, and repair cuts it there" {
-    local log
+    local log=000001.log from to
     stop_store
-    log=$(find "$STORE" -name '*.log' -printf '%f\n' | sort | head -n 1)
-    damage "$log" 30000 16
+    # In the middle of what is in no table yet. LSN 8 is where the first use of the first segment begins.
+    read -r from to < <(shale stats "$STORE" |
+        sed -n 's/^log positions *start \([0-9]*\),.* frontier \([0-9]*\)$/\1 \2/p')
+    [ "$to" -gt $((from + 1000)) ] || fail "nothing is left in the log: $from to $to"
+    damage "$log" $(((from + to) / 2 - 8)) 16
     run shale check "$STORE"
     assert_failure 1
     assert_output --partial "$log, offset "
