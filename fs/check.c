@@ -3,7 +3,7 @@
  *
  * The first goes from the root down. The array of objects is its queue: a directory that is met is
  * appended, and the loop over the array comes to it later. A directory's entries are read in order,
- * with whatever each leads to. The second reads all keys in order and asks of each whether the first pass has met whom it
+ * with whatever each leads to. The second (check_stray.c) asks of every key whether the first has met whom it
  * belongs to. When something could not be read, a name may be among that: then what the second pass and the link
  * counts would say about owners that are missing is left unsaid.
  *
@@ -23,109 +23,6 @@
 #include <xxhash.h>
 
 #define PROGRESS_STEP 1024u /* files and directories between two calls of progress */
-
-/* ---- scans that step over damage ---- */
-
-static struct key scan_key(const struct check_scan *s, uint64_t number)
-{
-    struct key k = key_u64(s->id, s->tag, s->digits == 8 ? number : number << 8);
-    k.len = 9 + s->digits;
-    return k;
-}
-
-static uint64_t scan_number(const struct check_scan *s)
-{
-    uint8_t be[8] = {0};
-    size_t len;
-    const uint8_t *key = lsm_iter_key(s->it, &len);
-    memcpy(be + 8 - s->digits, key + 9, len - 9 < s->digits ? len - 9 : s->digits);
-    return get_be64(be);
-}
-
-int check_scan_open(struct check_scan *s, struct check *c, fs_id id, enum key_tag tag, unsigned digits)
-{
-    struct key lower = key_plain(id, tag), upper = key_plain(id, (enum key_tag)(tag + 1));
-    struct lsm_iter_options o = {.lower = lower.bytes,
-                                 .lower_len = lower.len,
-                                 .upper = upper.bytes,
-                                 .upper_len = upper.len,
-                                 .route_key = lower.bytes,
-                                 .route_key_len = lower.len,
-                                 .flags = LSM_NOFILL};
-    *s = (struct check_scan){.c = c, .id = id, .tag = tag, .digits = digits};
-    return lsm_iter_new(c->db, &o, &s->it);
-}
-
-void check_scan_close(struct check_scan *s) { lsm_iter_free(s->it); }
-
-static int scan_probe(struct check_scan *s, uint64_t number)
-{
-    struct key k = scan_key(s, number);
-    lsm_iter_seek(s->it, k.bytes, k.len);
-    return lsm_iter_status(s->it);
-}
-
-/* What follows `bad` can't be read: goes to about the first key that can. 0, or the error if none can. */
-static int scan_step_over(struct check_scan *s, uint64_t bad)
-{
-    const uint64_t max = s->digits == 8 ? UINT64_MAX : HASH_MASK;
-    uint64_t good = bad;
-    int r = -EIO;
-    for (uint64_t step = 1; r < 0; step *= 2) {
-        if (r == -ENOMEM || good == max)
-            return r;
-        bad = good;
-        good = step && step <= max - good ? good + step : max;
-        r = scan_probe(s, good);
-    }
-    while (good - bad > 1) {
-        uint64_t mid = bad + (good - bad) / 2;
-        r = scan_probe(s, mid);
-        if (r == -ENOMEM)
-            return r;
-        *(r < 0 ? &bad : &good) = mid;
-    }
-    return scan_probe(s, good);
-}
-
-int check_scan_next(struct check_scan *s)
-{
-    if (s->begun)
-        lsm_iter_next(s->it);
-    else
-        lsm_iter_first(s->it);
-    int r = lsm_iter_status(s->it);
-    if (r < 0 && r != -ENOMEM) {
-        s->skipped++;
-        s->c->damage_seen++;
-        r = scan_step_over(s, s->begun ? s->last : 0);
-        r = r == -ENOMEM ? r : 0; /* the rest can't be read: the end, as far as we get */
-    }
-    if (r < 0 || !lsm_iter_valid(s->it))
-        return r;
-    s->begun = true;
-    s->last = scan_number(s);
-    return 1;
-}
-
-/* ---- reading one key ---- */
-
-/* 0, -ENOENT, -ENOMEM, or -EIO: can't be read, which is counted. */
-static int get(struct check *c, const struct key *key, struct lsm_value *out)
-{
-    *out = (struct lsm_value){0};
-    int r = lsm_get(c->db, key->bytes, key->len, NULL, LSM_NOFILL, out);
-    if (r == 0 || r == -ENOENT || r == -ENOMEM)
-        return r;
-    c->damage_seen++;
-    return -EIO;
-}
-
-static bool id_is_leased(const struct check *c, fs_id id)
-{
-    uint64_t serial = id & ID_SERIAL_MASK;
-    return serial >= ID_SERIAL_FIRST && (!c->has_lease || serial < c->leased);
-}
 
 /* ---- one directory ---- */
 
@@ -216,7 +113,7 @@ static int check_own(struct check *c, struct place *p, struct object *o)
     struct key key = key_plain(p->entry->id, KEY_INODE);
     struct lsm_value v;
     struct inode ino;
-    int r = get(c, &key, &v);
+    int r = check_get(c, &key, &v);
     if (r == -ENOMEM)
         return r;
     bool decoded = r == 0 && record_inode_decode(v.data, v.len, &ino) == 0 && ino.layout != LAYOUT_SMALL;
@@ -245,7 +142,7 @@ static int directory_is_gone(struct check *c, fs_id id)
     struct key key = key_plain(id, KEY_DIR);
     struct lsm_value v;
     struct check_scan s;
-    int r = get(c, &key, &v);
+    int r = check_get(c, &key, &v);
     lsm_value_release(&v);
     if (r != -ENOENT)
         return r == -ENOMEM ? r : 0;
@@ -325,7 +222,7 @@ static int check_entry(struct check *c, struct place *p)
     c->out->files += e->type != S_IFDIR;
     if (c->lsm->progress && (c->out->files + c->out->directories) % PROGRESS_STEP == 0)
         c->lsm->progress(c->lsm->progress_arg, c->out->files + c->out->directories, 0);
-    if (!id_is_leased(c, e->id)) {
+    if (!check_id_is_leased(c, e->id)) {
         problem(c, p, "its inode number was never given out");
         p->drop = true;
         return 0;
@@ -398,7 +295,7 @@ static int small_owner(struct check *c, fs_id dir, uint64_t hash, unsigned index
     struct bucket b = {.dir = dir, .hash = hash};
     struct lsm_value v;
     struct inode ino;
-    int r = get(c, &key, &v);
+    int r = check_get(c, &key, &v);
     if (r == 0 && bucket_decode(v.data, v.len, &b) == 0) {
         const struct bucket_entry *e = bucket_at(&b, index);
         bool has = e && e->record && record_inode_decode(e->record, e->record_len, &ino) == 0 &&
@@ -427,7 +324,7 @@ static int check_smalls(struct check *c, struct directory *d)
     while (r == 0 && (r = check_scan_next(&s)) > 0) {
         int owner = small_owner(c, d->id, s.last >> 8, (unsigned)(s.last & 0xff));
         if (owner == -ENOENT) {
-            struct key key = scan_key(&s, s.last);
+            struct key key = check_scan_key(&s);
             problem_object(c, &c->objects[d->index],
                            "contents of a file that is not in it (hash %014" PRIx64 ")", s.last >> 8);
             if (c->fix)
@@ -461,14 +358,14 @@ static void compare_counts(struct check *c, const struct directory *d, const str
         problem_object(c, o, "it counts %" PRIu32 " links and has %" PRIu64, ino->attr.nlink, 2 + d->subdirs);
 }
 
-static int check_directory(struct check *c, uint32_t index)
+int check_directory(struct check *c, uint32_t index)
 {
     struct directory d = {.index = index, .id = c->objects[index].id};
     struct key key = key_plain(d.id, KEY_DIR);
     struct lsm_value v;
     struct inode ino;
     c->out->directories++;
-    int r = get(c, &key, &v);
+    int r = check_get(c, &key, &v);
     if (r == -ENOMEM)
         return r;
     bool decoded = r == 0 && record_dir_decode(v.data, v.len, &ino) == 0;
@@ -495,69 +392,7 @@ static int check_directory(struct check *c, uint32_t index)
     return r;
 }
 
-/* ---- what belongs to nobody ---- */
-
-static const char *stray_of_object(const struct object *o, unsigned tag)
-{
-    uint32_t flags = o ? o->flags : 0;
-    bool named = o && o->names > 0 && !(flags & OBJECT_DROPPED), orphan = flags & OBJECT_ORPHAN;
-    switch (tag) {
-    case KEY_DIR: return named && flags & OBJECT_DIR ? NULL : "a directory that no name leads to";
-    case KEY_BUCKET:
-        return named && flags & OBJECT_DIR ? NULL : "entries of a directory that no name leads to";
-    case KEY_SMALL:
-        return named && flags & OBJECT_DIR ? NULL : "contents in a directory that no name leads to";
-    case KEY_INODE: return orphan || (named && flags & OBJECT_OWN) ? NULL : "an inode that no name leads to";
-    case KEY_EXTENT:
-        return orphan || flags & (OBJECT_EXTENTS | OBJECT_UNREADABLE) ? NULL
-                                                                      : "contents that belong to no file";
-    case KEY_XATTR:
-        return orphan || flags & (OBJECT_XATTRS | OBJECT_UNREADABLE) ? NULL
-                                                                     : "an extended attribute of nothing";
-    default: return "a key of an unknown kind";
-    }
-}
-
-static const char *stray_of(const struct check *c, const uint8_t *key, size_t len)
-{
-    if (len < 9)
-        return "a key of an unknown kind";
-    fs_id id = get_be64(key);
-    if (id == ID_SUPER)
-        return len == 9 && key[8] <= KEY_LEASE ? NULL : "a key of an unknown kind";
-    if ((id & ID_SERIAL_MASK) == ID_SERIAL_ORPHANS)
-        return len == 17 && (key[8] == KEY_ORPHAN || key[8] == KEY_TRUNCATE) ? NULL
-                                                                             : "a key of an unknown kind";
-    return stray_of_object(object_find((struct check *)(uintptr_t)c, id), key[8]);
-}
-
-/* Once for each id and tag. Called only when everything could be read. */
-static int check_strays(struct check *c)
-{
-    struct lsm_iter_options o = {.flags = LSM_NOFILL};
-    struct lsm_iter *it;
-    uint8_t last[9] = {0xff};
-    int r = lsm_iter_new(c->db, &o, &it);
-    if (r < 0)
-        return r;
-    for (lsm_iter_first(it); lsm_iter_valid(it); lsm_iter_next(it)) {
-        size_t len;
-        const uint8_t *key = lsm_iter_key(it, &len);
-        const char *what = stray_of(c, key, len);
-        if (!what || (len >= 9 && memcmp(key, last, 9) == 0))
-            continue;
-        problem_id(c, len >= 8 ? get_be64(key) : 0, "%s", what);
-        if (len >= 9)
-            memcpy(last, key, 9);
-    }
-    r = lsm_iter_status(it);
-    lsm_iter_free(it);
-    if (r == -ENOMEM)
-        return r;
-    if (r < 0)
-        problem_id(c, 0, "not all keys can be read");
-    return 0;
-}
+/* ---- link counts and lists ---- */
 
 static int check_links(struct check *c)
 {
@@ -584,7 +419,7 @@ static int check_orphans(struct check *c)
         struct key key = key_plain(c->objects[i].id, KEY_INODE);
         struct lsm_value v;
         struct inode ino;
-        int r = get(c, &key, &v);
+        int r = check_get(c, &key, &v);
         if (r == 0 && (record_inode_decode(v.data, v.len, &ino) < 0 || ino.attr.nlink != 0)) {
             problem_id(c, c->objects[i].id, "is on the list of deleted files, but its inode says otherwise");
             if (c->fix)
@@ -598,7 +433,7 @@ static int check_orphans(struct check *c)
     return 0;
 }
 
-/* ---- the whole ---- */
+/* ---- the lists of deleted files and pending truncations ---- */
 
 static int take_list(struct check *c, unsigned shard, enum key_tag tag, uint32_t flag)
 {
@@ -615,7 +450,7 @@ static int take_list(struct check *c, unsigned shard, enum key_tag tag, uint32_t
                        tag == KEY_ORPHAN ? "an entry in the list of deleted files makes no sense"
                                          : "the record of its pending truncation can't be decoded");
         if (!good && c->fix) {
-            struct key key = scan_key(&s, s.last);
+            struct key key = check_scan_key(&s);
             fix_delete(c, &key);
             r = check_fix(c);
             continue;
@@ -649,7 +484,7 @@ static int check_super(struct check *c)
     struct key key = key_plain(ID_SUPER, KEY_SUPER), lease = key_plain(ID_SUPER, KEY_LEASE);
     struct lsm_value v;
     struct super super;
-    int r = get(c, &key, &v);
+    int r = check_get(c, &key, &v);
     if (r == 0 && record_super_decode(v.data, v.len, &super) == 0) {
         c->has_super = true;
         c->hash_seed = super.hash_seed;
@@ -659,7 +494,7 @@ static int check_super(struct check *c)
         return r;
     if (r == -ENOENT) {
         key = key_plain(FS_ID_ROOT, KEY_DIR);
-        int root = get(c, &key, &v);
+        int root = check_get(c, &key, &v);
         lsm_value_release(&v);
         if (root == -ENOENT && !c->damage_seen)
             return -EMEDIUMTYPE;
@@ -671,7 +506,7 @@ static int check_super(struct check *c)
                    r == -ENOENT ? "is missing"
                    : r < 0      ? "can't be read"
                                 : "can't be decoded");
-    r = get(c, &lease, &v);
+    r = check_get(c, &lease, &v);
     c->leased = r == 0 && v.len == LEASE_BYTES ? get_le64(v.data) : 0;
     c->has_lease = c->leased >= ID_SERIAL_FIRST && c->leased <= ID_SERIAL_MASK;
     lsm_value_release(&v);
@@ -684,104 +519,13 @@ static int check_super(struct check *c)
 }
 
 /* Every directory from index *done on that has a name, and what they add to the table. */
-static int check_queue(struct check *c, size_t *done)
+int check_queue(struct check *c, size_t *done)
 {
     int r = 0;
     for (; r == 0 && *done < c->count; *done += 1)
         if (c->objects[*done].flags & OBJECT_DIR && c->objects[*done].names > 0 &&
             !(c->objects[*done].flags & OBJECT_LOST_FOUND))
             r = check_directory(c, (uint32_t)*done);
-    return r;
-}
-
-/* ---- repair: what has no name ---- */
-
-/* Whether the directory's recorded parent is a directory without a name itself, which will bring it along. */
-static int parent_is_lost(struct check *c, fs_id id, bool *lost)
-{
-    struct key key = key_plain(id, KEY_DIR);
-    struct lsm_value v, parent = {0};
-    struct inode ino;
-    *lost = false;
-    int r = get(c, &key, &v);
-    if (r == 0 && record_dir_decode(v.data, v.len, &ino) == 0) {
-        const struct object *o = object_find(c, ino.home.parent);
-        key = key_plain(ino.home.parent, KEY_DIR);
-        r = get(c, &key, &parent);
-        *lost = r == 0 && ino.home.parent != id && !(o && o->names > 0);
-    }
-    lsm_value_release(&v);
-    lsm_value_release(&parent);
-    return r == -ENOMEM ? r : 0;
-}
-
-/* One pass over all keys; `all` takes directories whose parents are without a name, too: those in a circle. */
-static int reattach_pass(struct check *c, size_t *done, bool all)
-{
-    struct lsm_iter_options options = {.flags = LSM_NOFILL};
-    struct lsm_iter *it;
-    int r = lsm_iter_new(c->db, &options, &it);
-    if (r < 0)
-        return r;
-    for (lsm_iter_first(it); r == 0 && lsm_iter_valid(it); lsm_iter_next(it)) {
-        size_t len;
-        const uint8_t *key = lsm_iter_key(it, &len);
-        bool dir = len >= 9 && (key[8] == KEY_DIR || key[8] == KEY_BUCKET), lost = false;
-        if (len < 9 || !(dir || (len == 9 && key[8] == KEY_INODE)) || !stray_of(c, key, len) ||
-            !id_is_leased(c, get_be64(key)))
-            continue;
-        fs_id id = get_be64(key);
-        uint32_t index;
-        if (dir && !all)
-            r = parent_is_lost(c, id, &lost);
-        if (r < 0 || lost)
-            continue;
-        problem_id(c, id, "%s", stray_of(c, key, len));
-        r = fix_reattach(c, id, dir, &index);
-        if (r == -EIO || r == -EEXIST || r == -ENOSPC) { /* it can't have a name; what can't be read goes */
-            r = 0;
-            continue;
-        }
-        if (r == 0)
-            report_fix(c, index, NULL, 0, "here is what inode %" PRIu64 " is now", id);
-        if (r == 0 && dir && index < *done) /* it was passed while it had no name */
-            r = check_directory(c, index);
-        if (r == 0)
-            r = check_queue(c, done);
-    }
-    if (r == 0)
-        r = lsm_iter_status(it);
-    lsm_iter_free(it);
-    return r;
-}
-
-static int reattach_strays(struct check *c, size_t *done)
-{
-    int r = reattach_pass(c, done, false);
-    return r ? r : reattach_pass(c, done, true);
-}
-
-/* What still belongs to nobody goes. */
-static int delete_strays(struct check *c)
-{
-    struct lsm_iter_options o = {.flags = LSM_NOFILL};
-    struct lsm_iter *it;
-    int r = lsm_iter_new(c->db, &o, &it);
-    if (r < 0)
-        return r;
-    for (lsm_iter_first(it); r == 0 && lsm_iter_valid(it); lsm_iter_next(it)) {
-        size_t len;
-        const uint8_t *key = lsm_iter_key(it, &len);
-        const char *what = stray_of(c, key, len);
-        if (!what)
-            continue;
-        problem_id(c, len >= 8 ? get_be64(key) : 0, "%s: removed", what);
-        lsm_batch_delete(c->fix, key, len);
-        r = check_fix(c);
-    }
-    if (r == 0)
-        r = lsm_iter_status(it);
-    lsm_iter_free(it);
     return r;
 }
 

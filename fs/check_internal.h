@@ -103,7 +103,27 @@ int fix_nlink(struct check *c, const struct object *o);
 int fix_reattach(struct check *c, fs_id id, bool dir, uint32_t *index);
 int fix_lease(struct check *c, uint64_t above);
 
+/* ---- check_stray.c ---- */
+
+/* Whether the id may have been given out. */
+bool check_id_is_leased(const struct check *c, fs_id id);
+/* Reports what belongs to nobody, once for each id and kind. Only when everything could be read, as the others. */
+int check_strays(struct check *c);
+/* Repair: names for what has none; *done as for check_queue. Then what is left goes. */
+int reattach_strays(struct check *c, size_t *done);
+int delete_strays(struct check *c);
+
 /* ---- check.c ---- */
+
+/* The directory at this index of the table of objects, which has a name. */
+int check_directory(struct check *c, uint32_t index);
+/* Every such directory from index *done on, and what they add to the table. */
+int check_queue(struct check *c, size_t *done);
+
+/* ---- check_scan.c ---- */
+
+/* 0, -ENOENT, -ENOMEM, or -EIO: can't be read, which is counted. */
+int check_get(struct check *c, const struct key *key, struct lsm_value *out);
 
 /*
  * A scan that steps over what can't be read. Keys are id, tag and a number of `digits` bytes behind them, which is what
@@ -123,5 +143,6 @@ int check_scan_open(struct check_scan *s, struct check *c, fs_id id, enum key_ta
 /* 1: stands on the next key; 0: no more. */
 int check_scan_next(struct check_scan *s);
 void check_scan_close(struct check_scan *s);
+struct key check_scan_key(const struct check_scan *s); /* where it stands */
 
 #endif

@@ -154,7 +154,7 @@ static int get_in_view(struct lsm *db, struct view *v, const void *key, size_t l
             err = -ENOENT;
     }
     if (operands.count && (err == 0 || err == -ENOENT)) {
-        uint8_t *folded;
+        uint8_t *folded = NULL;
         err = fold(db, &operands, exists ? s.value : NULL, exists ? s.value_len : 0, &folded, &out->len);
         if (exists && s.pin)
             cache_release(db->cache, s.pin);

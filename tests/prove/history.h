@@ -68,7 +68,7 @@ struct run {
 /* Totals, printed at the end. */
 struct totals {
     uint64_t histories, operations, batches, kills, power_cuts, recoveries, faults, full_disks, no_memory,
-        damages, failures;
+        damages, full_unopened, full_undeleted, failures;
 };
 extern struct totals totals;
 
