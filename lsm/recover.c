@@ -302,7 +302,8 @@ int db_recover(struct lsm *db)
     struct wal_use *uses = malloc((use_count + 1) * sizeof *uses);
     if (!uses)
         return -ENOMEM;
-    memcpy(uses, borrowed, use_count * sizeof *uses);
+    if (use_count)
+        memcpy(uses, borrowed, use_count * sizeof *uses);
     struct replay rp = {.db = db};
     struct wal_recovery r = {
         .env = db->env,

@@ -180,7 +180,7 @@ static int is_hidden(const struct run *r, bool *hidden)
 /* Folds the operands over the base, oldest first, and writes what comes out. */
 static int put_folded(struct run *r)
 {
-    size_t room = r->base_len, len = r->base_len;
+    size_t len = r->base_len, room = len;
     for (size_t i = 0; i < r->operand_count; i++)
         room = r->operands[i].len > room ? r->operands[i].len : room;
     uint8_t *a = malloc(room + 1), *b = malloc(room + 1);
