@@ -51,9 +51,9 @@
 #define RECORD_HEADER_BYTES 24u
 #define RECORD_EDIT 1u
 
-/* Feature bits that this release understands: none yet. */
+/* Feature bits that this release understands: enum store_feature. */
 #define KNOWN_RO_COMPAT UINT64_C(0)
-#define KNOWN_INCOMPAT UINT64_C(0)
+#define KNOWN_INCOMPAT ((uint64_t)STORE_COMPRESSION)
 
 enum header_offset {
     AT_MAGIC = 0,
@@ -173,6 +173,7 @@ static void read_header(const uint8_t *h, struct manifest_contents *out)
     memcpy(out->identity.uuid, h + AT_UUID, sizeof out->identity.uuid);
     out->identity.shards = get_le32(h + AT_SHARDS);
     out->identity.log_segment_bytes = get_le64(h + AT_SEGMENT_BYTES);
+    out->identity.incompat = get_le64(h + AT_INCOMPAT);
     out->salt = get_le64(h + AT_SALT);
 }
 
@@ -317,6 +318,7 @@ int manifest_salvage(const struct manifest_options *o, manifest_edit_fn fn, void
         out->records++;
     }
 out:
+    out->identity.incompat = KNOWN_INCOMPAT; /* the header may be damaged: better one too many */
     free(data);
     free(path);
     return rc;
@@ -412,6 +414,7 @@ static int write_header(struct manifest *m)
     uint8_t h[HEADER_BYTES] = {0};
     memcpy(h + AT_MAGIC, MAGIC, 8);
     put_le32(h + AT_VERSION, FORMAT_VERSION);
+    put_le64(h + AT_INCOMPAT, m->identity.incompat);
     memcpy(h + AT_UUID, m->identity.uuid, sizeof m->identity.uuid);
     put_le32(h + AT_SHARDS, m->identity.shards);
     put_le64(h + AT_SEGMENT_BYTES, m->identity.log_segment_bytes);

@@ -89,11 +89,24 @@ struct vset_options {
     size_t write_buffer_bytes;
 };
 
-/* Everything that is fixed when a store is created. */
+/*
+ * What a release must understand to open the store at all: incompatible features, bits of the manifest's header.
+ * Set before the first byte of the kind is written (vset_require), never taken back. Never renumber.
+ */
+enum store_feature {
+    STORE_COMPRESSION = 1u << 0,   /* compressed blocks in tables */
+    STORE_RANGE_DELETES = 1u << 1, /* reserved */
+    STORE_BLOBS = 1u << 2,         /* reserved */
+    STORE_SNAPSHOTS = 1u << 3,     /* reserved: named snapshots */
+    STORE_RESERVE = 1u << 4,       /* reserved: space set aside for a full disk */
+};
+
+/* Everything that is fixed when a store is created, and what has been used in it since. */
 struct store_identity {
     uint8_t uuid[16];
     uint32_t shards;
     uint64_t log_segment_bytes;
+    uint64_t incompat; /* enum store_feature */
 };
 
 struct edit_file {
@@ -129,6 +142,13 @@ int vset_open(const struct vset_options *options, struct vset **out);
 int vset_close(struct vset *vs); /* all versions released by others */
 
 const struct store_identity *vset_identity(const struct vset *vs);
+/*
+ * Sees to it that the manifest on the medium names these features, by a rollover the first time. On an error, e.g.
+ * -ENOSPC, it may not, and nothing that needs them may be written; unless vset_failed, it may be tried again. Any thread
+ * that holds no lock of its own.
+ */
+int vset_require(struct vset *vs, uint64_t features);
+bool vset_has(const struct vset *vs, uint64_t features);
 /* A file number that nothing was named by before: no file in the directory, nothing in the manifest, since creation. */
 uint64_t vset_new_number(struct vset *vs);
 

@@ -118,6 +118,11 @@ uint64_t vset_new_number(struct vset *vs)
     return __atomic_fetch_add(&vs->next_number, 1, __ATOMIC_RELAXED);
 }
 
+bool vset_has(const struct vset *vs, uint64_t features)
+{
+    return (__atomic_load_n(&vs->identity.incompat, __ATOMIC_ACQUIRE) & features) == features;
+}
+
 int vset_failed(const struct vset *vs) { return __atomic_load_n(&vs->failed, __ATOMIC_ACQUIRE); }
 
 struct version *vset_current(struct vset *vs, unsigned shard)
@@ -244,6 +249,32 @@ static void roll_over_if_large(struct vset *vs)
                      "%s/MANIFEST: rewriting it failed (%s); the old one stays in use", vs->dir,
                      strerror(-rc));
     }
+}
+
+static int require_locked(struct vset *vs, uint64_t features)
+{
+    uint64_t before = vs->identity.incompat;
+    int rc = vset_failed(vs);
+    if (rc || vset_has(vs, features))
+        return rc;
+    bool renamed;
+    __atomic_store_n(&vs->identity.incompat, before | features, __ATOMIC_RELEASE);
+    rc = vset_rollover(vs, &renamed);
+    if (!rc) {
+        vs->rollovers++;
+        return 0;
+    }
+    __atomic_store_n(&vs->identity.incompat, before, __ATOMIC_RELEASE);
+    return renamed ? fail(vs, rc, "replacing it failed") : rc;
+}
+
+int vset_require(struct vset *vs, uint64_t features)
+{
+    assert(!vs->read_only);
+    pthread_mutex_lock(&vs->lock);
+    int rc = require_locked(vs, features);
+    pthread_mutex_unlock(&vs->lock);
+    return rc;
 }
 
 /* The shard that an edit is about, or SHARDS_MAX. */

@@ -10,6 +10,7 @@
 
 #include "compact.h"
 #include "compact_model.h"
+#include "coding.h"
 #include "fault_env.h"
 #include "vset_internal.h"
 
@@ -751,6 +752,47 @@ static void test_opens_on_a_full_disk(void **state)
     check_all(s, 1);
 }
 
+static uint64_t features_on_disk(struct store *s)
+{
+    uint8_t bits[8];
+    struct env_file *f;
+    assert_int_equal(env_open(s->env, DIR "/MANIFEST", ENV_READ, &f), 0);
+    assert_int_equal(env_pread(f, bits, sizeof bits, 32), sizeof bits);
+    env_close(f);
+    return get_le64(bits);
+}
+
+/* A feature is named by the manifest before it is used, and for ever after; on a full disk it is not used. */
+static void test_features(void **state)
+{
+    struct store *s = *state;
+    assert_int_equal(vset_close(s->vs), 0);
+    struct fault_env faults;
+    fault_env_init(&faults, s->env);
+    faults.space_only = true;
+    faults.error = -ENOSPC;
+    open_on(s, &faults.base);
+    assert_int_equal(features_on_disk(s), 0);
+    faults.fail_from = 1;
+    faults.fail_count = UINT64_MAX;
+    assert_int_equal(vset_require(s->vs, STORE_COMPRESSION), -ENOSPC);
+    assert_false(vset_has(s->vs, STORE_COMPRESSION));
+    assert_int_equal(vset_failed(s->vs), 0);
+    assert_int_equal(features_on_disk(s), 0);
+    faults.fail_from = 0;
+    assert_int_equal(vset_require(s->vs, STORE_COMPRESSION), 0);
+    assert_true(vset_has(s->vs, STORE_COMPRESSION));
+    assert_int_equal(features_on_disk(s), STORE_COMPRESSION);
+    uint64_t calls = faults.calls;
+    assert_int_equal(vset_require(s->vs, STORE_COMPRESSION), 0);
+    assert_int_equal(faults.calls, calls);
+    assert_int_equal(vset_close(s->vs), 0);
+    open_on(s, s->env);
+    assert_true(vset_has(s->vs, STORE_COMPRESSION));
+    assert_int_equal(features_on_disk(s), STORE_COMPRESSION);
+    check_all(s, 1);
+}
+
 /* ---- readers beside a writer ---- */
 
 struct shared {
@@ -839,6 +881,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_directory_is_synced_first, setup, teardown),
         cmocka_unit_test_setup_teardown(test_faults_while_opening, setup, teardown),
         cmocka_unit_test_setup_teardown(test_opens_on_a_full_disk, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_features, setup, teardown),
         cmocka_unit_test_setup_teardown(test_readers_beside_a_writer, setup, teardown),
     };
     return model_end("test_version", cmocka_run_group_tests(tests, NULL, NULL));
