@@ -12,7 +12,6 @@
 #include <errno.h>
 #include <string.h>
 
-#define DELETES 200u   /* more than a small memtable holds */
 #define CALLS_MAX 400u /* of one history: the more the rarer tried */
 
 /* ---- what is common to all disturbances ---- */
@@ -264,17 +263,12 @@ static void count_refusals(const struct run *r, uint64_t seed)
 {
     struct env *env = env_sim_clone(r->env, seed);
     struct run *again = run_branch(r, env, 0, r->count, seed);
-    uint8_t key[2] = {0};
-    int err = 0;
 
     again->errors_allowed = true;
-    if (run_open(again)) {
+    if (run_open(again))
         totals.full_unopened++;
-    } else {
-        for (unsigned i = 0; i < DELETES && !err; i++, key[0] ^= 1)
-            err = lsm_delete(again->db, key, sizeof key, 0);
-        totals.full_undeleted += err != 0;
-    }
+    else
+        totals.full_undeleted += run_remove(again) != 0;
     run_free(again);
     env_sim_free(env);
 }

@@ -9,98 +9,36 @@
 #include "coding.h"
 
 #include <errno.h>
-#include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 
 #define VALUE_MAX (200u << 10)
 #define BATCH_MAX (240u << 10) /* below a quarter of the smallest segment */
 #define KEY_BYTES (LSM_KEY_MAX)
+#define DELETES 200u /* more than a small memtable holds */
 #define WORK_STEPS_MAX 10000u
-#define LOG_LINES 12u
-
-struct totals totals;
-char proof_replay[160], proof_place[400];
-bool proof_failed;
-
-/* ---- failures ---- */
-
-static char log_lines[LOG_LINES][240];
-static unsigned log_next;
-
-static void log_line(void *arg, enum lsm_log_level level, const char *message)
-{
-    (void)arg;
-    if (level <= LSM_LOG_WARNING)
-        (void)snprintf(log_lines[log_next++ % LOG_LINES], sizeof log_lines[0], "%s", message);
-}
-
-void proof_begin(const char *kind, uint64_t seed)
-{
-    (void)snprintf(proof_replay, sizeof proof_replay, "--history=%s:0x%llx", kind, (unsigned long long)seed);
-    proof_place[0] = 0;
-    proof_failed = false;
-    memset(log_lines, 0, sizeof log_lines);
-    totals.histories++;
-}
-
-size_t proof_enter(const char *format, ...)
-{
-    va_list args;
-    size_t mark = strlen(proof_place);
-
-    va_start(args, format);
-    (void)vsnprintf(proof_place + mark, sizeof proof_place - mark, format, args);
-    va_end(args);
-    return mark;
-}
-
-void proof_leave(size_t mark)
-{
-    if (!proof_failed)
-        proof_place[mark] = 0;
-}
-
-void proof_fail(const char *format, ...)
-{
-    va_list args;
-
-    if (proof_failed)
-        return;
-    proof_failed = true;
-    totals.failures++;
-    printf("FAILED: ");
-    va_start(args, format);
-    vprintf(format, args);
-    va_end(args);
-    printf("\n  where:  %s\n  replay: prove_engine %s\n", proof_place, proof_replay);
-    for (unsigned i = 0; i < LOG_LINES; i++) {
-        const char *line = log_lines[(log_next + i) % LOG_LINES];
-        if (line[0])
-            printf("  engine: %s\n", line);
-    }
-    fflush(stdout);
-}
-
-/* ---- randomness ---- */
-
-uint64_t seed_mix(uint64_t a, uint64_t b)
-{
-    uint64_t z = (a ^ b * UINT64_C(0x9e3779b97f4a7c15)) + UINT64_C(0x632be59bd9b4e019);
-
-    z = (z ^ z >> 30) * UINT64_C(0xbf58476d1ce4e5b9);
-    z = (z ^ z >> 27) * UINT64_C(0x94d049bb133111eb);
-    return z ^ z >> 31;
-}
-
-uint64_t run_draw(struct run *r)
-{
-    r->random += UINT64_C(0x9e3779b97f4a7c15);
-    return seed_mix(r->random, 0);
-}
+#define MODEL_SHARDS_MAX 4u
+#define MODEL_KEYS 48u /* besides the counters */
+#define MODEL_ALL (MODEL_KEYS + MODEL_SHARDS_MAX)
+#define RUN_SNAPSHOTS 3u
 
 static uint64_t below(struct run *r, uint64_t n) { return run_draw(r) % n; }
 static bool one_in(struct run *r, uint64_t n) { return run_draw(r) % n == 0; }
+
+struct model_value {
+    bool exists;
+    uint32_t len;
+    uint64_t sum;
+};
+
+struct model {
+    struct model_value value[MODEL_ALL];
+};
+
+struct run_own {
+    struct lsm_snapshot *snapshots[RUN_SNAPSHOTS];
+    struct model then[RUN_SNAPSHOTS];
+};
 
 /* ---- keys and values ---- */
 
@@ -180,7 +118,7 @@ void profile_make(struct profile *p, uint64_t seed)
                 .commit_ms = 20,
                 .merge = merge,
                 .route = route,
-                .log = log_line,
+                .log = proof_log,
             },
         .key_padding = one_in(r, 4) ? 300 + below(r, 600) : 0,
         .large = one_in(r, 3) ? 100 : 10,
@@ -197,34 +135,20 @@ void profile_make(struct profile *p, uint64_t seed)
 
 /* ---- runs ---- */
 
-volatile bool proof_own_memory; /* the compiler thinks that realloc does not look at it */
-
-/* Memory of the prover's own: never one of the allocations that are made to fail. */
-static void *own_memory(void *old, size_t bytes)
-{
-    proof_own_memory = true;
-    void *p = realloc(old, bytes);
-    proof_own_memory = false;
-    if (!p)
-        abort();
-    if (!old)
-        memset(p, 0, bytes);
-    return p;
-}
-
 static struct model *state_at(struct run *r, size_t i)
 {
     if (i >= r->capacity) {
         r->capacity = 2 * i + 8;
-        r->states = own_memory(r->states, r->capacity * sizeof *r->states);
+        r->states = proof_memory(r->states, r->capacity * sizeof *r->states);
     }
     return &r->states[i];
 }
 
 static struct run *run_bare(const struct profile *profile, struct env *env, uint64_t seed)
 {
-    struct run *r = own_memory(NULL, sizeof *r);
+    struct run *r = proof_memory(NULL, sizeof *r);
 
+    r->own = proof_memory(NULL, sizeof *r->own);
     r->profile = profile;
     r->env = env;
     r->random = seed;
@@ -261,8 +185,8 @@ void run_drop_snapshots(struct run *r)
 {
     for (unsigned i = 0; i < RUN_SNAPSHOTS; i++) {
         if (r->db)
-            lsm_snapshot_free(r->db, r->snapshots[i]);
-        r->snapshots[i] = NULL;
+            lsm_snapshot_free(r->db, r->own->snapshots[i]);
+        r->own->snapshots[i] = NULL;
     }
 }
 
@@ -316,6 +240,7 @@ void run_free(struct run *r)
     if (r->db)
         run_abandon(r);
     free(r->states);
+    free(r->own);
     free(r);
 }
 
@@ -330,16 +255,6 @@ int run_close(struct run *r)
     if (!err)
         run_synced(r);
     return failed_with(r, err);
-}
-
-bool run_is_read_only(struct run *r)
-{
-    struct lsm_stats *st = own_memory(NULL, sizeof *st);
-
-    lsm_stats_get(r->db, st);
-    bool read_only = st->failed != 0 || st->read_only;
-    free(st);
-    return read_only;
 }
 
 /* ---- comparing ---- */
@@ -612,7 +527,7 @@ int run_batch(struct run *r, bool sync)
     } else {
         r->in_flight = false;
         r->count++;
-        totals.batches++;
+        totals.changes++;
         if (sync && r->sync_lost)
             proof_fail("a commit with sync succeeds after a sync has failed");
         if (sync)
@@ -650,6 +565,16 @@ int run_compact(struct run *r)
     return failed_with(r, lsm_compact(r->db));
 }
 
+int run_remove(struct run *r)
+{
+    uint8_t key[2] = {0};
+    int err = 0;
+
+    for (unsigned i = 0; i < DELETES && !err; i++, key[0] ^= 1)
+        err = lsm_delete(r->db, key, sizeof key, 0);
+    return err;
+}
+
 static int op_work(struct run *r)
 {
     int did = lsm_work(r->db);
@@ -684,18 +609,18 @@ static int op_snapshot(struct run *r)
 {
     unsigned i = (unsigned)below(r, RUN_SNAPSHOTS);
 
-    if (r->snapshots[i])
+    if (r->own->snapshots[i])
         return 0;
-    r->then[i] = r->states[r->count];
-    return failed_with(r, lsm_snapshot_new(r->db, &r->snapshots[i]));
+    r->own->then[i] = r->states[r->count];
+    return failed_with(r, lsm_snapshot_new(r->db, &r->own->snapshots[i]));
 }
 
 static int op_drop_snapshot(struct run *r)
 {
     unsigned i = (unsigned)below(r, RUN_SNAPSHOTS);
 
-    lsm_snapshot_free(r->db, r->snapshots[i]);
-    r->snapshots[i] = NULL;
+    lsm_snapshot_free(r->db, r->own->snapshots[i]);
+    r->own->snapshots[i] = NULL;
     return 0;
 }
 
@@ -704,8 +629,8 @@ static int op_check(struct run *r)
     run_check(r);
     for (unsigned i = 0; i < RUN_SNAPSHOTS; i++) {
         size_t mark = proof_enter(" (at a snapshot)");
-        if (r->snapshots[i])
-            compare(r, r->snapshots[i], &r->then[i]);
+        if (r->own->snapshots[i])
+            compare(r, r->own->snapshots[i], &r->own->then[i]);
         proof_leave(mark);
     }
     return 0;

@@ -1,12 +1,16 @@
 /*
- * history.h - random histories of the engine on a simulated machine, and the model that they are held against.
+ * history.h - random histories on a simulated machine, and the model that they are held against.
  *
- * A run is an open store together with what it must contain: one model state for each batch since the
- * last sync, the last one being what reads must see now. Every batch writes its own number under the
- * counter key of one or more of the shards it touches: so the highest number found tells which prefix of
- * the history a store holds, and then the whole store is compared with the model at that prefix.
+ * A run is an open store together with what it must contain: one model state for each change since the last
+ * sync, the last one being what reads must see now. After a crash the store must hold one of them as a whole.
+ * What crashes (crash.c), failing calls (faults.c) and failing allocations (memory.c) demand is the same for
+ * every store; what a store holds and what is done with it is behind the functions named run_*, of which a
+ * program has one of two sets:
  *
- * A new operation is one more entry in the table in history.c.
+ *   history.c      the engine (prove_engine)       changes are batches of keys
+ *   fs_history.c   the filesystem (prove_fs)       changes are system calls; the model is a tree of files
+ *
+ * A new operation is one more entry in the table in history.c, or in fs_ops.c.
  */
 #ifndef HISTORY_H
 #define HISTORY_H
@@ -16,39 +20,34 @@
 #include <shale/lsm.h>
 #include <stdio.h>
 
-#define MODEL_SHARDS_MAX 4u
-#define MODEL_KEYS 48u /* besides the counters */
-#define MODEL_ALL (MODEL_KEYS + MODEL_SHARDS_MAX)
-#define RUN_SNAPSHOTS 3u
 #define STORE "/s"
 
 /* Everything that is the same all through one history. Made from its seed. */
 struct profile {
     struct lsm_options options;
+    unsigned cold; /* of 100 changes so many go to the first shard, which leaves the others cold */
+    /* of the engine's histories */
     size_t key_padding;       /* bytes that make every key longer */
     unsigned large;           /* of 1000 values so many are 20..200 KiB */
     unsigned keys;            /* that are used */
-    unsigned cold;            /* of 100 batches so many go to the first shard, which leaves the others cold */
     unsigned deletes, merges; /* of 100 changes */
+    /* of the filesystem's */
+    unsigned hash_bits; /* of a name's hash that are kept: with few of them names collide; 0: all */
+    bool relatime;      /* reading changes access times */
+    bool scattered;     /* many small writes into one file: truncating it takes several steps */
 };
 
-struct model_value {
-    bool exists;
-    uint32_t len;
-    uint64_t sum;
-};
-
-struct model {
-    struct model_value value[MODEL_ALL];
-};
+struct model;   /* what a store holds at one moment */
+struct run_own; /* what else a run of one of the two sets needs */
 
 struct run {
     const struct profile *profile;
     struct env *env;
     struct lsm *db; /* NULL: not open */
+    struct run_own *own;
     uint64_t random;
 
-    uint64_t base;        /* batches before states[0], which is synced */
+    uint64_t base;        /* changes before states[0], which is synced */
     struct model *states; /* [0 .. count], and [count + 1] while a batch is in flight or in doubt */
     size_t count, capacity;
     bool in_flight;
@@ -59,15 +58,15 @@ struct run {
 
     bool table_unreadable; /* a fault has hit the reading of a table, which is damage for all one can know */
 
-    struct lsm_snapshot *snapshots[RUN_SNAPSHOTS];
-    struct model then[RUN_SNAPSHOTS];
     int last_error; /* of the last operation */
     const char *op; /* its name */
 };
 
+extern const char proof_program[]; /* its name, for replays */
+
 /* Totals, printed at the end. */
 struct totals {
-    uint64_t histories, operations, batches, kills, power_cuts, recoveries, faults, full_disks, no_memory,
+    uint64_t histories, operations, changes, kills, power_cuts, recoveries, faults, full_disks, no_memory,
         damages, full_unopened, full_undeleted, failures;
 };
 extern struct totals totals;
@@ -80,6 +79,9 @@ extern char proof_place[400];
 /* Nothing of a history goes on after the first. */
 extern bool proof_failed;
 extern volatile bool proof_own_memory; /* true while the prover allocates for itself */
+/* realloc, or zeroed memory if `old` is NULL: never one of the allocations that are made to fail. */
+void *proof_memory(void *old, size_t bytes);
+void proof_log(void *arg, enum lsm_log_level level, const char *message); /* keeps the last messages */
 __attribute__((format(printf, 1, 2))) void proof_fail(const char *format, ...);
 void proof_begin(const char *kind, uint64_t seed);
 /* Adds to / cuts off the description of the place. */
@@ -113,6 +115,8 @@ int run_batch(struct run *r, bool sync);
 int run_sync(struct run *r);
 int run_flush(struct run *r);
 int run_compact(struct run *r);
+/* Removes much, outside of the model: for full disks. */
+int run_remove(struct run *r);
 void run_drop_snapshots(struct run *r);
 bool run_is_read_only(struct run *r);
 /* Everything acknowledged is on the medium now. */

@@ -1,10 +1,9 @@
 /*
- * kinds.c - the table of provers.
+ * kinds.c - the provers of the engine.
  */
 #include "prove.h"
 
-#include <string.h>
-#include <time.h>
+const char proof_program[] = "prove_engine";
 
 const struct kind kinds[] = {
     {"short", prove_short, "short histories, a crash before every call that changes the disk"},
@@ -15,26 +14,3 @@ const struct kind kinds[] = {
     {"damage", prove_damage, "bits of files flip"},
 };
 const unsigned kind_count = sizeof kinds / sizeof kinds[0];
-
-const struct kind *kind_find(const char *name, size_t len)
-{
-    for (unsigned i = 0; i < kind_count; i++) {
-        if (strlen(kinds[i].name) == len && !memcmp(kinds[i].name, name, len))
-            return &kinds[i];
-    }
-    return NULL;
-}
-
-void kind_run(const struct kind *k, uint64_t seed)
-{
-    proof_begin(k->name, seed);
-    k->run(seed);
-}
-
-uint64_t seconds_now_ms(void)
-{
-    struct timespec t;
-
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
-}

@@ -1,6 +1,7 @@
 /*
- * prove.h - the provers of the engine. Each takes a seed, makes one history from it, and reports what is
- * wrong through proof_fail. A new prover is one more function here and one more entry in the table in kinds.c.
+ * prove.h - the provers. Each takes a seed, makes one history from it, and reports what is wrong through
+ * proof_fail. A new prover is one more function here and one more entry in the tables in kinds.c (of the engine) and
+ * fs_kinds.c (of the filesystem).
  */
 #ifndef PROVE_H
 #define PROVE_H

@@ -479,7 +479,12 @@ static int sim_space(struct env *e, const char *path, uint64_t *free_bytes, uint
 /* ---- clock, randomness ---- */
 
 static uint64_t sim_mono_ns(struct env *e) { return sim_of(e)->clock_ns += 1 + sim_below(sim_of(e), 100); }
-static uint64_t sim_wall_ns(struct env *e) { return UINT64_C(1700000000000000000) + sim_mono_ns(e); }
+static uint64_t sim_wall_ns(struct env *e)
+{
+    uint64_t wall_ns = sim_of(e)->wall_ns;
+
+    return wall_ns ? wall_ns : UINT64_C(1700000000000000000) + sim_mono_ns(e);
+}
 
 static int sim_random(struct env *e, void *buf, size_t len)
 {
@@ -679,6 +684,7 @@ bool env_sim_disagrees(struct env *e)
 
 void env_sim_capacity(struct env *e, uint64_t bytes) { sim_of(e)->capacity = bytes / PAGE; }
 uint64_t env_sim_used(struct env *e) { return sim_of(e)->used * PAGE; }
+void env_sim_wall(struct env *e, uint64_t ns) { sim_of(e)->wall_ns = ns; }
 void env_sim_sleep(struct env *e, uint64_t ns) { sim_of(e)->clock_ns += ns; }
 
 int env_sim_damage(struct env *e, const char *path, uint64_t offset, unsigned bits)

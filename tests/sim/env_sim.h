@@ -108,6 +108,8 @@ bool env_sim_disagrees(struct env *e);
 void env_sim_capacity(struct env *e, uint64_t bytes);
 uint64_t env_sim_used(struct env *e);
 void env_sim_sleep(struct env *e, uint64_t ns);
+/* The wall clock stands at this from now on; 0: it goes with the other one. */
+void env_sim_wall(struct env *e, uint64_t ns);
 
 /* Inverts `bits` random bits, neighbours, at `offset` of a file, on the medium and in memory. */
 int env_sim_damage(struct env *e, const char *path, uint64_t offset, unsigned bits);

@@ -65,7 +65,7 @@ struct name_event {
 
 struct sim {
     struct env base;
-    uint64_t random, clock_ns, time, calls, changes;
+    uint64_t random, clock_ns, wall_ns, time, calls, changes;
     struct entry *files; /* [0] is not used */
     uint32_t file_count, file_capacity;
     struct name *names;

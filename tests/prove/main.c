@@ -1,5 +1,6 @@
 /*
- * engine.c - prove_engine: tries to show that the engine breaks its promises, on a simulated machine.
+ * main.c - prove_engine, prove_fs: try to show that the engine, or the filesystem, breaks its promises, on a
+ * simulated machine.
  *
  *   prove_engine [KIND]... [--quick | --seconds=N] [--seed=N] [-v]
  *   prove_engine --history=KIND:SEED          replays one history; that is what a failure prints
@@ -20,15 +21,15 @@
 
 static bool chosen[16];
 
-/* An assertion of the engine, or a wild pointer: at least say which history it was. */
+/* An assertion, or a wild pointer: at least say which history it was. */
 static void on_fatal(int sig)
 {
-    static const char text[] = "\nFAILED: the engine died\n  where:  ",
-                      replay[] = "\n  replay: prove_engine ";
+    static const char text[] = "\nFAILED: it died\n  where:  ", replay[] = "\n  replay: ";
 
     if (write(STDOUT_FILENO, text, sizeof text - 1) < 0 ||
         write(STDOUT_FILENO, proof_place, strlen(proof_place)) < 0 ||
         write(STDOUT_FILENO, replay, sizeof replay - 1) < 0 ||
+        write(STDOUT_FILENO, proof_program, strlen(proof_program)) < 0 || write(STDOUT_FILENO, " ", 1) < 0 ||
         write(STDOUT_FILENO, proof_replay, strlen(proof_replay)) < 0 || write(STDOUT_FILENO, "\n", 1) < 0)
         _exit(1);
     signal(sig, SIG_DFL);
@@ -37,8 +38,9 @@ static void on_fatal(int sig)
 
 static int usage(void)
 {
-    printf("usage: prove_engine [KIND]... [--quick | --seconds=N] [--seed=N] [-v]\n"
-           "       prove_engine --history=KIND:SEED\n\nkinds:\n");
+    printf("usage: %s [KIND]... [--quick | --seconds=N] [--seed=N] [-v]\n"
+           "       %s --history=KIND:SEED\n\nkinds:\n",
+           proof_program, proof_program);
     for (unsigned i = 0; i < kind_count; i++)
         printf("  %-8s %s\n", kinds[i].name, kinds[i].what);
     return 2;
@@ -60,12 +62,12 @@ static void print_totals(uint64_t ms)
 {
     const struct totals *t = &totals;
 
-    printf("%llu histories, %llu operations, %llu batches; %llu kills, %llu power cuts, %llu recoveries "
+    printf("%llu histories, %llu operations, %llu changes; %llu kills, %llu power cuts, %llu recoveries "
            "(%llu/s); "
            "%llu calls failed, %llu full disks (%llu not opened, %llu without deletions), %llu allocations "
            "failed, %llu damages; %llu failures\n",
            (unsigned long long)t->histories, (unsigned long long)t->operations,
-           (unsigned long long)t->batches, (unsigned long long)t->kills, (unsigned long long)t->power_cuts,
+           (unsigned long long)t->changes, (unsigned long long)t->kills, (unsigned long long)t->power_cuts,
            (unsigned long long)t->recoveries, (unsigned long long)(t->recoveries * 1000 / (ms + 1)),
            (unsigned long long)t->faults, (unsigned long long)t->full_disks,
            (unsigned long long)t->full_unopened, (unsigned long long)t->full_undeleted,
@@ -76,7 +78,7 @@ static int run_for(uint64_t seconds, uint64_t seed, bool verbose)
 {
     uint64_t began = seconds_now_ms(), spent[16] = {0}, rounds = 0;
 
-    printf("replay: prove_engine --seed=0x%llx\n", (unsigned long long)seed);
+    printf("replay: %s --seed=0x%llx\n", proof_program, (unsigned long long)seed);
     fflush(stdout);
     while (seconds_now_ms() - began < seconds * 1000 && totals.failures < FAILURES_MAX) {
         unsigned next = kind_count; /* whose turn it is: time is shared evenly */
