@@ -24,7 +24,12 @@
 #include <inttypes.h>
 #include <stdlib.h>
 
-#define FILL_BYTES (1u << 20) /* of one write into a new file */
+/*
+ * Of one write into a new file. Linux keeps what is written at once in folios as large as that, and a later small
+ * append into a folio looks at every block of it: puts of 400 bytes took 3.3 us (p50) into a file filled
+ * 1 MiB at a time, 1.8 us with 16 or 64 KiB, 2.2 us with 4 KiB.
+ */
+#define FILL_BYTES (16u << 10)
 #define WARM_BYTES (256u << 10)
 /*
  * What is kept writable ahead of the tail, so that appends take no page faults. Each of its
