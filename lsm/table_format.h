@@ -12,6 +12,11 @@
  *            that a block from another place or another file does not pass. A "handle" is offset
  *            and length of the contents, the trailer not counted.
  *
+ *            Data and index blocks may be compressed, each by itself (compress.h): then the contents
+ *            are the packed bytes, which is what the checksum and the handle are of; the trailer
+ *            says how, and how long they are unpacked. A table with such a block has
+ *            TABLE_COMPRESSED in its footer.
+ *
  * Data and   A sequence of entries, then an array of u32 restart offsets, then their number (u32).
  * index      An entry is
  *              varint  shared        bytes that its key has in common with the key before it
@@ -56,24 +61,30 @@
 
 #define TABLE_MAGIC "ShaleSST"
 #define TABLE_VERSION 1u
-#define TABLE_INCOMPAT_KNOWN 0u
+/* Incompatible features. Never renumber. */
+enum table_feature {
+    TABLE_COMPRESSED = 1u << 0,    /* there are blocks whose trailer says something else than "none" */
+    TABLE_RANGE_DELETES = 1u << 1, /* reserved */
+    TABLE_BLOBS = 1u << 2,         /* reserved */
+};
+#define TABLE_INCOMPAT_KNOWN ((uint32_t)TABLE_COMPRESSED)
 
 #define TABLE_INDEX_BYTES (64u << 10) /* an index block is closed at this size */
 /* Index blocks hold at least 60 of the longest keys: 60^5 blocks of 4 KiB are 3 TiB. */
 #define TABLE_INDEX_DEPTH_MAX 5u
-/* No block is longer: a value of 16 MiB, or the filter of 50 million keys. Bounds what a reader allocates. */
+/* No block is longer, packed or not: a value of 16 MiB, or the filter of 50 million keys. Bounds what a reader allocates. */
 #define TABLE_BLOCK_MAX (64u << 20)
 
 enum table_compression {
     TABLE_COMPRESSION_NONE = 0,
-    TABLE_COMPRESSION_LZ4 = 1,  /* reserved, refused */
-    TABLE_COMPRESSION_ZSTD = 2, /* reserved, refused */
+    TABLE_COMPRESSION_LZ4 = 1,
+    TABLE_COMPRESSION_ZSTD = 2,
 };
 
 struct table_trailer {
     uint8_t compression;
     uint8_t zero[3];
-    uint8_t raw_len[4]; /* of the contents, uncompressed */
+    uint8_t raw_len[4]; /* of the contents, unpacked */
     uint8_t checksum[8];
 };
 static_assert(sizeof(struct table_trailer) == 16, "on-disk size");
