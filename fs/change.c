@@ -52,7 +52,7 @@ int change_commit(struct change *c)
     int r = settle_prepare(c, &info, &memory);
     if (r == 0)
         r = inode_store(c->fs, &c->ino, c->batch);
-    if (r == 0 && lsm_batch_count(c->batch) > 0)
+    if (r == 0) /* also of an empty batch: it may be empty for want of memory, which the commit tells */
         r = lsm_commit(c->fs->db, c->batch, 0);
     lsm_batch_clear(c->batch);
     if (r < 0) {

@@ -11,7 +11,7 @@
 #include <time.h>
 
 #define REAP_QUEUE_MAX 4096u /* ids; beyond, the store itself is the queue */
-#define RETRY_SECONDS 1      /* after -ENOSPC: compaction may have freed something */
+#define RETRY_SECONDS 1      /* after -ENOSPC, -ENOMEM: something may have been freed */
 
 struct reaper {
     struct fs *fs;
@@ -176,7 +176,7 @@ static int reap_step(struct fs *fs, fs_id id, bool *more)
     return r;
 }
 
-/* One step. 1: go on, 0: nothing to do, -ENOSPC: try again later. */
+/* One step. 1: go on, 0: nothing to do, -ENOSPC, -ENOMEM: try again later. */
 static int work(struct reaper *r)
 {
     bool more = false;
@@ -187,7 +187,7 @@ static int work(struct reaper *r)
     if (r->current == 0)
         return 0;
     e = reap_step(r->fs, r->current, &more);
-    if (e == -ENOSPC)
+    if (e == -ENOSPC || e == -ENOMEM)
         return e;
     if (e < 0)
         fs_log(r->fs, LSM_LOG_ERROR,
