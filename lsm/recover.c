@@ -195,12 +195,34 @@ static bool is_live(const struct wal_use *uses, size_t count, uint64_t number)
     return false;
 }
 
-/* Files of the log that hold nothing needed: whole ones may be used again, others are leftovers. */
+/*
+ * Is the file a whole segment, and on the medium as one? Who made it may have been killed before it synced the file.
+ * A file that can't be synced is not used.
+ */
+static int look_at_segment(struct lsm *db, const char *path, bool *whole)
+{
+    struct env_file *file;
+    uint64_t size = 0;
+    int err = env_open(db->env, path, ENV_READ | ENV_WRITE, &file);
+    if (err)
+        return err;
+    err = env_size(file, &size);
+    *whole = !err && size == db->options.log_segment_bytes && env_sync(file) == 0;
+    env_close(file);
+    return err;
+}
+
+/*
+ * Files of the log that hold nothing needed: whole ones may be used again, others are leftovers. One that the manifest
+ * names still, as the use that began where the log has ended, stays until the next open: without it the log
+ * would seem to be damaged if this open came to nothing.
+ */
 static int sort_out_segments(struct lsm *db, const struct wal_use *live, size_t live_count,
                              struct segment_files *f)
 {
     int err = env_list(db->env, db->path, note_segment, f);
-    size_t kept = 0;
+    size_t use_count, kept = 0;
+    const struct wal_use *uses = vset_uses(db->vset, &use_count);
     for (size_t i = 0; !err && i < f->count; i++) {
         if (is_live(live, live_count, f->numbers[i]))
             continue;
@@ -208,16 +230,11 @@ static int sort_out_segments(struct lsm *db, const struct wal_use *live, size_t 
         if (!path)
             return -ENOMEM;
         wal_segment_path(db->path, f->numbers[i], path, strlen(db->path) + 32);
-        struct env_file *file;
-        uint64_t size = 0;
-        err = env_open(db->env, path, ENV_READ, &file);
-        if (!err) {
-            err = env_size(file, &size);
-            env_close(file);
-        }
-        if (!err && size == db->options.log_segment_bytes)
+        bool whole = false;
+        err = look_at_segment(db, path, &whole);
+        if (!err && whole)
             f->numbers[kept++] = f->numbers[i];
-        else if (!err)
+        else if (!err && !is_live(uses, use_count, f->numbers[i]))
             err = env_unlink(db->env, path);
         free(path);
     }
