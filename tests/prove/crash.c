@@ -192,8 +192,10 @@ static void history(uint64_t seed, unsigned steps, uint64_t one_in)
     if (profile.cold && one_in > 1)
         one_in *= 4; /* much log to read again each time */
     struct run *r = run_new(&profile, env, seed);
+    run_prepare(r);
     struct crash *c = crash_at(r, one_in, seed);
-    run_open(r);
+    if (!r->db)
+        run_open(r);
     for (unsigned i = 0; i < steps && !proof_failed; i++) {
         size_t mark = proof_enter("step %u", i);
         run_step(r);

@@ -44,11 +44,13 @@ void base_make(struct base *b, uint64_t seed, unsigned steps, enum base_end end)
     profile_make(&b->profile, seed);
     b->env = env_sim_new(seed);
     b->run = run_new(&b->profile, b->env, seed);
+    run_prepare(b->run);
     struct capture c = {.run = b->run, .seed = seed};
     bool while_opening = end == BASE_KILLED && seed / 4 % 2;
     if (end == BASE_KILLED && !while_opening)
         env_sim_hook(b->env, capture_hook, &c);
-    run_open(b->run);
+    if (!b->run->db)
+        run_open(b->run);
     for (unsigned i = 0; i < steps && !proof_failed; i++)
         run_step(b->run);
     run_drop_snapshots(b->run);

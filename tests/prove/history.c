@@ -165,6 +165,8 @@ struct run *run_new(const struct profile *profile, struct env *env, uint64_t see
     return r;
 }
 
+void run_prepare(struct run *r) { (void)r; }
+
 struct run *run_branch(const struct run *from, struct env *env, size_t low, size_t high, uint64_t seed)
 {
     struct run *r = run_bare(from->profile, env, seed);

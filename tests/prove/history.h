@@ -67,7 +67,7 @@ extern const char proof_program[]; /* its name, for replays */
 /* Totals, printed at the end. */
 struct totals {
     uint64_t histories, operations, changes, kills, power_cuts, recoveries, faults, full_disks, no_memory,
-        damages, full_unopened, full_undeleted, failures;
+        damages, full_unopened, full_undeleted, checks, failures;
 };
 extern struct totals totals;
 
@@ -103,9 +103,11 @@ struct run *run_branch(const struct run *r, struct env *env, size_t from, size_t
 /* r, a branch of `from` up to its count, may also find the batch that was in flight there. */
 void run_keep_in_doubt(struct run *r, const struct run *from);
 void run_free(struct run *r);    /* closes the store, whatever comes of it */
-void run_abandon(struct run *r); /* lsm_close, of which nothing is expected */
+void run_abandon(struct run *r); /* closing, of which nothing is expected */
 
-/* lsm_open. Without errors_allowed an error is a failure. */
+/* What the history begins with, before there are crashes. The store may be open afterwards. */
+void run_prepare(struct run *r);
+/* Opens the store. Without errors_allowed an error is a failure. */
 int run_open(struct run *r);
 int run_close(struct run *r); /* everything is synced if it returns 0 */
 /* One random operation of the table. The store is open. */
