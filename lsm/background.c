@@ -138,16 +138,7 @@ static void drop_outputs(struct lsm *db, struct compact_result *r, int err)
         compact_result_free(r);
 }
 
-/* How a table of this level is to be compressed; not at all where the manifest can't be made to say so. */
-static enum table_compression compression_for(struct lsm *db, unsigned level)
-{
-    enum table_compression how = db_compression(&db->options, level);
-    if (how == TABLE_COMPRESSION_NONE || vset_has(db->vset, STORE_COMPRESSION))
-        return how;
-    return vset_require(db->vset, STORE_COMPRESSION) ? TABLE_COMPRESSION_NONE : how;
-}
-
-static struct compact_job job_for(struct shard *s, struct iter *input, unsigned level)
+static struct compact_job job_for(struct shard *s, struct iter *input)
 {
     struct lsm *db = s->db;
     return (struct compact_job){
@@ -159,8 +150,6 @@ static struct compact_job job_for(struct shard *s, struct iter *input, unsigned 
         .merge = db->options.merge,
         .merge_arg = db->options.callback_arg,
         .block_bytes = db->options.block_bytes,
-        .compression = compression_for(db, level),
-        .writer_stats = &db->writer_stats,
     };
 }
 
@@ -170,17 +159,26 @@ static int write_memtable(struct shard *s, struct memtable *m, struct compact_re
     uint64_t *snapshots = NULL;
     struct iter *input = NULL;
     size_t snapshot_count = 0;
+    struct ranges ranges = {0};
     int err = snapshot_list(db, &snapshots, &snapshot_count);
+    if (mutant("flush forgets the snapshots"))
+        snapshot_count = 0;
     if (!err)
         err = memtable_iter_new(m, &input);
+    if (!err)
+        err = memtable_ranges(m, &ranges);
+    if (!err)
+        err = ranges_build(&ranges, snapshots, snapshot_count);
     if (!err) {
-        struct compact_job job = job_for(s, input, 0);
+        struct compact_job job = job_for(s, input);
         job.expected_entries = memtable_count(m);
+        job.ranges = mutant("flush forgets range deletes") ? NULL : &ranges;
         job.snapshots = snapshots;
-        job.snapshot_count = mutant("flush forgets the snapshots") ? 0 : snapshot_count;
+        job.snapshot_count = snapshot_count;
         err = compact_run(&job, r);
     }
     iter_free(input);
+    ranges_free(&ranges);
     free(snapshots);
     return err;
 }
@@ -246,7 +244,7 @@ static int seal_active(struct shard *s)
     struct view *retired = NULL;
     int result = 0;
     pthread_mutex_lock(&s->lock);
-    if (memtable_count(s->view->active) && s->view->sealed_count < SEALED_MAX) {
+    if (!memtable_is_empty(s->view->active) && s->view->sealed_count < SEALED_MAX) {
         result = view_rotate(s, s->db->options.write_buffer_bytes, &retired);
         if (!result)
             result = 1;
@@ -369,6 +367,18 @@ static int open_inputs(const struct compaction *c, struct level levels[2], struc
     return err;
 }
 
+/* The range deletes of all inputs. Takes a few times the memory that their blocks have in the files. */
+static int input_ranges(const struct compaction *c, const uint64_t *snapshots, size_t snapshot_count,
+                        struct ranges *out, bool *bad_input)
+{
+    int err = 0;
+    for (unsigned which = 0; which < 2; which++)
+        for (size_t i = 0; !err && i < c->count[which]; i++)
+            err = table_ranges(c->inputs[which][i]->table, out);
+    *bad_input = err == -EIO;
+    return err ? err : ranges_build(out, snapshots, snapshot_count);
+}
+
 /* *bad_input: it failed because of what it read, and would again. */
 static int rewrite_tables(struct shard *s, const struct compaction *c, bool *bad_input)
 {
@@ -380,14 +390,18 @@ static int rewrite_tables(struct shard *s, const struct compaction *c, bool *bad
     struct compact_result r = {0};
     struct edit edit = {0};
     uint64_t entries = 0;
+    struct ranges ranges = {0};
     int err = snapshot_list(db, &snapshots, &snapshot_count);
+    if (!err)
+        err = input_ranges(c, snapshots, snapshot_count, &ranges, bad_input);
     if (!err)
         err = open_inputs(c, levels, &input, &entries);
     if (!err) {
-        struct compact_job job = job_for(s, input, c->to);
+        struct compact_job job = job_for(s, input);
         job.expected_entries = entries;
         job.snapshots = snapshots;
         job.snapshot_count = snapshot_count;
+        job.ranges = &ranges;
         job.bottom = c->bottom || mutant("deletes dropped too early");
         job.max_output_bytes = c->max_output_bytes;
         if (c->to + 1 < LSM_LEVELS)
@@ -395,7 +409,7 @@ static int rewrite_tables(struct shard *s, const struct compaction *c, bool *bad
         job.yield = yield_to_flush;
         job.yield_arg = s;
         err = compact_run(&job, &r);
-        *bad_input = r.bad_input;
+        *bad_input |= r.bad_input;
     }
     if (!err)
         err = add_outputs(&edit, &r, s->index, c->to);
@@ -410,6 +424,7 @@ static int rewrite_tables(struct shard *s, const struct compaction *c, bool *bad
         count_add(&s->entries_dropped, r.dropped);
     }
     iter_free(input);
+    ranges_free(&ranges);
     free(snapshots);
     free(edit.add);
     free(edit.remove);

@@ -33,7 +33,8 @@ void lsm_batch_clear(struct lsm_batch *batch)
     batch->len = 0;
     batch->count = 0;
     batch->error = 0;
-    batch->has_merge = false;
+    batch->has_merge = batch->has_range = false;
+    batch->range_bytes = 0;
 }
 
 static bool grow(struct lsm_batch *batch, size_t need)
@@ -100,6 +101,27 @@ void lsm_batch_merge(struct lsm_batch *batch, const void *key, size_t key_len, c
     batch->has_merge = true;
 }
 
+void lsm_batch_delete_range(struct lsm_batch *batch, const void *start, size_t start_len, const void *end,
+                            size_t end_len, const void *route_key, size_t route_key_len)
+{
+    uint8_t value[VARINT_MAX + 2 * LSM_KEY_MAX];
+    if (start_len > LSM_KEY_MAX || end_len > LSM_KEY_MAX || route_key_len > LSM_KEY_MAX) {
+        batch->error = batch->error ? batch->error : -E2BIG;
+        return;
+    }
+    if (key_compare(start, start_len, end, end_len) >= 0) /* empty */
+        return;
+    uint8_t *p = put_varint(value, route_key ? route_key_len + 1 : 0);
+    if (route_key && route_key_len)
+        memcpy(p, route_key, route_key_len);
+    p += route_key ? route_key_len : 0;
+    memcpy(p, end, end_len);
+    p += end_len;
+    add(batch, ENTRY_RANGE_DELETE, start, start_len, value, (size_t)(p - value));
+    batch->has_range = true;
+    batch->range_bytes += start_len + end_len;
+}
+
 unsigned lsm_batch_count(const struct lsm_batch *batch) { return batch->count; }
 
 size_t lsm_batch_bytes(const struct lsm_batch *batch) { return batch->len; }
@@ -111,6 +133,22 @@ int batch_read_begin(struct batch_reader *br, const void *payload, size_t len)
     return br->r.bad || br->left > len ? -EBADMSG : 0;
 }
 
+/* What the value of a range delete says. */
+static int read_range(struct batch_change *c)
+{
+    struct reader r = reader_of(c->value, c->value_len);
+    uint64_t n = read_varint(&r);
+    if (r.bad || n > LSM_KEY_MAX + 1 || (n && reader_left(&r) < n - 1))
+        return -EBADMSG;
+    c->route_len = n ? (size_t)n - 1 : 0;
+    c->route = n ? r.p : NULL;
+    c->value = r.p + c->route_len;
+    c->value_len = (size_t)(r.end - c->value);
+    return c->value_len <= LSM_KEY_MAX && key_compare(c->key, c->key_len, c->value, c->value_len) < 0
+               ? 1
+               : -EBADMSG;
+}
+
 int batch_read_next(struct batch_reader *br, struct batch_change *out)
 {
     struct reader *r = &br->r;
@@ -120,12 +158,17 @@ int batch_read_next(struct batch_reader *br, struct batch_change *out)
     uint8_t type = read_u8(r);
     uint64_t key_len = read_varint(r);
     uint64_t value_len = type == ENTRY_DELETE ? 0 : read_varint(r);
-    if (r->bad || type > ENTRY_MERGE || key_len > LSM_KEY_MAX || value_len > LSM_VALUE_MAX)
+    if (r->bad || (type > ENTRY_MERGE && type != ENTRY_RANGE_DELETE) || key_len > LSM_KEY_MAX ||
+        value_len > LSM_VALUE_MAX)
         return -EBADMSG;
     out->type = (enum entry_type)type;
     out->key_len = (size_t)key_len;
     out->value_len = (size_t)value_len;
     out->key = read_bytes(r, out->key_len);
     out->value = read_bytes(r, out->value_len);
-    return r->bad ? -EBADMSG : 1;
+    out->route = NULL;
+    out->route_len = 0;
+    if (r->bad)
+        return -EBADMSG;
+    return type == ENTRY_RANGE_DELETE ? read_range(out) : 1;
 }

@@ -5,6 +5,10 @@
  *     u32  number of changes
  *     per change: u8 type (enum entry_type), varint key length, varint value length (not for
  *                 deletes), key, value
+ * Of a range delete the key is the start, which is part of the range, and the value is
+ *     varint n  0: it concerns every shard; else the shard of a route key of n - 1 bytes
+ *     route key, end (the rest; not part of the range, and above the start)
+ *
  * Nothing follows the last change. A payload with more changes than bytes is impossible, which
  * keeps seqs (LSN + index) unique.
  */
@@ -22,13 +26,16 @@ struct lsm_batch {
     size_t len, capacity;
     uint32_t count;
     int error; /* the first that happened while building */
-    bool has_merge;
+    bool has_merge, has_range;
+    size_t range_bytes; /* of the bounds of range deletes */
 };
 
 struct batch_change {
     enum entry_type type;
-    const uint8_t *key, *value;
+    const uint8_t *key, *value; /* of a range delete: start and end */
     size_t key_len, value_len;
+    const uint8_t *route; /* of a range delete: the route key; NULL: every shard */
+    size_t route_len;
 };
 
 struct batch_reader {

@@ -11,7 +11,7 @@
 #define BLOCK_KEEP_MAX \
     (1u << 20) /* a buffer that one huge value has blown up is not kept for the next block */
 #define ENTRY_HEAD_MAX (3 * VARINT_MAX + 8)
-#define ENTRY_TYPE_MAX ENTRY_MERGE /* the types above are reserved: a table with them would carry a flag */
+#define ENTRY_TYPE_MAX ENTRY_RANGE_DELETE /* which of them may be in which block is for the reader to say */
 
 /* ---- building ---- */
 

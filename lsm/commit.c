@@ -23,7 +23,8 @@ struct plan {
     const struct lsm_batch *batch;
     struct batch_change *changes;
     uint8_t *shard_of;
-    uint64_t mask; /* shards touched */
+    uint64_t mask;      /* shards touched */
+    size_t range_bytes; /* of the bounds of range deletes */
     size_t largest_value;
     struct batch_change changes_stack[CHANGES_ON_STACK];
     uint8_t shard_stack[CHANGES_ON_STACK];
@@ -42,6 +43,7 @@ static int plan_make(struct lsm *db, const struct lsm_batch *batch, struct plan 
     p->batch = batch;
     p->mask = 0;
     p->largest_value = 0;
+    p->range_bytes = 0;
     p->changes = p->changes_stack;
     p->shard_of = p->shard_stack;
     if (batch->count > CHANGES_ON_STACK) {
@@ -58,9 +60,11 @@ static int plan_make(struct lsm *db, const struct lsm_batch *batch, struct plan 
         struct batch_change *c = &p->changes[i];
         more = batch_read_next(&br, c);
         assert(more == 1);
-        p->shard_of[i] = (uint8_t)db_route(db, c->key, c->key_len);
-        p->mask |= UINT64_C(1) << p->shard_of[i];
-        if (c->value_len > p->largest_value)
+        p->shard_of[i] = db_route_change(db, c);
+        p->mask |= db_shard_mask(db, p->shard_of[i]);
+        if (c->type == ENTRY_RANGE_DELETE)
+            p->range_bytes += c->key_len + c->value_len;
+        else if (c->value_len > p->largest_value)
             p->largest_value = c->value_len;
     }
     return 0;
@@ -72,8 +76,12 @@ static size_t plan_room(const struct plan *p, unsigned shard, const struct memta
     size_t room = 0;
     for (uint32_t i = 0; i < p->batch->count; i++) {
         const struct batch_change *c = &p->changes[i];
-        if (p->shard_of[i] != shard)
+        if (p->shard_of[i] != shard && p->shard_of[i] != SHARD_EVERY)
             continue;
+        if (c->type == ENTRY_RANGE_DELETE) {
+            room += memtable_range_bytes(c->key_len, c->value_len);
+            continue;
+        }
         size_t value_len = c->value_len;
         if (c->type == ENTRY_MERGE) { /* what lies below may also come from this very batch */
             size_t below = memtable_newest_len(m, c->key, c->key_len);
@@ -117,7 +125,7 @@ static int make_room(struct shard *s, const struct plan *p, struct view **retire
 {
     struct view *v = s->view;
     size_t need = plan_room(p, s->index, v->active);
-    if (need <= memtable_free_bytes(v->active))
+    if (need <= memtable_free_bytes(v->active) && memtable_takes_ranges(v->active, p->range_bytes))
         return 0;
     if (v->sealed_count >= SEALED_MAX)
         return -EAGAIN;
@@ -159,6 +167,21 @@ static void retire_all(struct lsm *db, struct view *retired[])
     }
 }
 
+uint8_t db_route_change(const struct lsm *db, const struct batch_change *c)
+{
+    if (c->type != ENTRY_RANGE_DELETE)
+        return (uint8_t)db_route(db, c->key, c->key_len);
+    return c->route ? (uint8_t)db_route(db, c->route, c->route_len) : SHARD_EVERY;
+}
+
+static void insert_range(struct lsm *db, const struct batch_change *c, uint64_t seq, uint64_t mask)
+{
+    for (unsigned i = 0; i < db->shard_count; i++)
+        if (mask >> i & 1)
+            memtable_delete_range(db->shards[i].view->active, seq, c->key, c->key_len, c->value,
+                                  c->value_len);
+}
+
 void db_insert(struct lsm *db, const struct batch_change *changes, const uint8_t *shard_of, uint32_t count,
                lsn_t lsn, lsn_t end, uint64_t mask)
 {
@@ -167,7 +190,9 @@ void db_insert(struct lsm *db, const struct batch_change *changes, const uint8_t
             memtable_begin_record(db->shards[i].view->active, lsn, end);
     for (uint32_t i = 0; i < count; i++) {
         const struct batch_change *c = &changes[i];
-        if (mask >> shard_of[i] & 1)
+        if (c->type == ENTRY_RANGE_DELETE)
+            insert_range(db, c, lsn + i, mask & db_shard_mask(db, shard_of[i]));
+        else if (mask >> shard_of[i] & 1)
             memtable_insert(db->shards[shard_of[i]].view->active, lsn + i, c->type, c->key, c->key_len,
                             c->value, c->value_len);
     }
@@ -303,6 +328,15 @@ static void mind_log(struct lsm *db, uint64_t mask, bool nowait)
                      strerror(-err));
 }
 
+/* The manifest may have failed for good meanwhile. */
+static int require_failed(struct lsm *db, int err)
+{
+    int failed = vset_failed(db->vset);
+    if (failed)
+        db_fail(db, failed, "the manifest can't be written");
+    return err;
+}
+
 int lsm_commit(struct lsm *db, const struct lsm_batch *batch, unsigned flags)
 {
     if (batch->error)
@@ -316,8 +350,14 @@ int lsm_commit(struct lsm *db, const struct lsm_batch *batch, unsigned flags)
         return -EAGAIN;
     if (batch->count == 0)
         return flags & LSM_SYNC ? lsm_sync(db) : 0;
-    if (batch->len > wal_payload_max(db->wal))
+    if (batch->len > wal_payload_max(db->wal) || batch->range_bytes > MEMTABLE_RANGES_MAX)
         return -E2BIG;
+
+    if (batch->has_range && !vset_has(db->vset, STORE_RANGE_DELETES)) { /* once in a store's life */
+        err = flags & LSM_NOWAIT ? -EAGAIN : vset_require(db->vset, STORE_RANGE_DELETES);
+        if (err)
+            return require_failed(db, err);
+    }
 
     struct plan p;
     err = plan_make(db, batch, &p);

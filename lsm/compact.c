@@ -15,10 +15,16 @@
  * Where a key ends with nothing of it left below, which `bottom` promises of the other levels, a held
  * delete has nothing to hide and is dropped, and a held operand becomes a put.
  *
+ * A range delete counts as a delete of the key being worked on, at its place among the key's versions; it is
+ * never held, since it is written by itself. A table's share of the range deletes goes into it when it is cut: all of
+ * them below the cut, and of one that goes on there the part up to it. Tables are cut inside of range deletes, too,
+ * where they would overlap too much of the level after.
+ *
  * Each entry read is written, dropped or folded away, exactly one of these, and that is checked.
  * An input out of order or of a type that is not known ends the job: better no table than a wrong one.
  */
 #include "compact.h"
+#include "mutant.h"
 
 #include <assert.h>
 #include <inttypes.h>
@@ -27,6 +33,7 @@
 #include <string.h>
 
 #define YIELD_BYTES (64u << 10)
+#define RANGE_ENTRY_BYTES 16u     /* of a range delete in its block, beside its keys */
 #define GRANDPARENT_TABLES_MAX 10 /* what one output may make a later compaction drag in (LevelDB's number) */
 
 struct bytes {
@@ -44,10 +51,19 @@ struct run {
     uint64_t dropped, folded;
     bool bad_input;
 
+    size_t range_out;                    /* fragment that is to be written next, from range_from on */
+    size_t range_seen;                   /* fragments that start up to the key written last */
+    size_t range_bytes;                  /* of those since the current table began */
+    uint8_t range_from[LSM_KEY_MAX + 1]; /* where the current table begins */
+    size_t range_from_len;
+    bool has_range_from;
+
     /* The user key being worked on. */
     uint8_t key[LSM_KEY_MAX];
     size_t key_len;
     bool has_key, key_has_output;
+    size_t cover;               /* index of the first fragment that ends above the key */
+    size_t cover_at, cover_end; /* seqs of it that cover the key and were not come to yet; none: equal */
     uint64_t previous_seq;
     size_t closed_stratum; /* older versions in it are hidden; SIZE_MAX: none */
 
@@ -87,9 +103,90 @@ static void remove_table(struct env *env, const char *dir, uint64_t number)
     free(path);
 }
 
-static int finish_table(struct run *r)
+static int begin_table(struct run *r)
+{
+    const struct compact_job *job = r->job;
+    struct table_builder_options options = {
+        .env = job->env,
+        .dir = job->dir,
+        .block_bytes = job->block_bytes,
+        .expected_entries = job->max_output_bytes ? 0 : job->expected_entries,
+    };
+    return table_builder_new(&options, vset_new_number(job->vs), &r->builder);
+}
+
+/* ---- range deletes ---- */
+
+static size_t fragment_count(const struct run *r) { return r->job->ranges ? r->job->ranges->count : 0; }
+
+static const struct range_fragment *fragment(const struct run *r, size_t i)
+{
+    return i < fragment_count(r) ? &r->job->ranges->fragments[i] : NULL;
+}
+
+/* Nothing is left below that the range delete could hide. */
+static bool is_spent(const struct run *r, uint64_t seq)
+{
+    const struct compact_job *job = r->job;
+    return mutant("range deletes dropped too early") ||
+           (job->bottom && (ranges_stratum(job->snapshots, job->snapshot_count, seq) == 0 ||
+                            mutant("range deletes ignore snapshots")));
+}
+
+static int write_fragment(struct run *r, const struct range_fragment *f, struct range_delete d)
+{
+    int rc = 0;
+    for (size_t i = 0; !rc && i < f->count; i++) {
+        d.seq = r->job->ranges->seqs[f->first + i];
+        if (is_spent(r, d.seq))
+            continue;
+        if (!r->builder)
+            rc = begin_table(r);
+        if (!rc)
+            rc = table_builder_add_range(r->builder, &d);
+    }
+    return rc;
+}
+
+/* Writes what the table that ends at `cut` (NULL: the last one) has of the range deletes. */
+static int write_ranges(struct run *r, const uint8_t *cut, size_t cut_len)
+{
+    const struct range_fragment *f;
+    int rc = 0;
+    for (; !rc && (f = fragment(r, r->range_out)); r->range_out++) {
+        if (cut && key_compare(f->start, f->start_len, cut, cut_len) >= 0)
+            break;
+        struct range_delete d = {f->start, f->end, f->start_len, f->end_len, 0};
+        if (r->has_range_from && key_compare(r->range_from, r->range_from_len, d.start, d.start_len) > 0) {
+            d.start = r->range_from;
+            d.start_len = (uint32_t)r->range_from_len;
+        }
+        bool goes_on = cut && key_compare(f->end, f->end_len, cut, cut_len) > 0;
+        if (goes_on && !mutant("range deletes not clipped")) {
+            d.end = cut;
+            d.end_len = (uint32_t)cut_len;
+        }
+        if (key_compare(d.start, d.start_len, d.end, d.end_len) < 0)
+            rc = write_fragment(r, f, d);
+        if (goes_on)
+            break;
+    }
+    r->range_bytes = 0;
+    r->has_range_from = cut != NULL;
+    if (cut && cut_len)
+        memmove(r->range_from, cut, cut_len);
+    r->range_from_len = cut_len;
+    return rc;
+}
+
+/* Ends the current table: what follows is at or above `cut`; NULL: nothing follows. */
+static int finish_table(struct run *r, const uint8_t *cut, size_t cut_len)
 {
     struct table_meta meta;
+    r->grandparent_bytes = 0;
+    int written = write_ranges(r, cut, cut_len);
+    if (written || !r->builder)
+        return written;
     int rc = table_builder_finish(r->builder, &meta);
     if (rc)
         return rc; /* the builder is still there to be aborted */
@@ -102,50 +199,78 @@ static int finish_table(struct run *r)
     return rc;
 }
 
-/* Goes past the grandparent's files that end before the current key; returns their bytes. */
-static uint64_t pass_grandparents(struct run *r)
+/* Some range delete that is not written yet begins below key. */
+static bool range_reaches(const struct run *r, const uint8_t *key, size_t len)
+{
+    const struct range_fragment *f = fragment(r, r->range_out);
+    return f && key_compare(f->start, f->start_len, key, len) < 0;
+}
+
+/*
+ * Goes past the grandparent's files that end before `key` (NULL: at the end, those that range deletes still cover), and
+ * cuts between them where a range delete alone would overlap too many.
+ */
+static int pass_grandparents(struct run *r, const uint8_t *key, size_t key_len)
 {
     const struct level *g = r->job->grandparent;
-    uint64_t bytes = 0;
+    uint64_t max = r->job->max_output_bytes;
     while (g && r->grandparent < g->count) {
         const struct table_meta *m = &g->files[r->grandparent]->meta;
-        if (key_compare(m->largest, m->largest_len, r->key, r->key_len) >= 0)
+        if (key ? !table_ends_before(m, key, key_len) : r->range_out == fragment_count(r))
             break;
-        bytes += m->bytes;
+        r->grandparent_bytes += m->bytes;
         r->grandparent++;
+        if (!max || r->grandparent_bytes <= GRANDPARENT_TABLES_MAX * max || r->grandparent == g->count)
+            continue;
+        m = &g->files[r->grandparent]->meta;
+        bool before_key = !key || key_compare(m->smallest, m->smallest_len, key, key_len) < 0;
+        bool behind = !r->has_range_from ||
+                      key_compare(m->smallest, m->smallest_len, r->range_from, r->range_from_len) > 0;
+        if (before_key && behind && range_reaches(r, m->smallest, m->smallest_len)) {
+            int rc = finish_table(r, m->smallest, m->smallest_len);
+            if (rc)
+                return rc;
+        }
     }
-    return bytes;
+    return 0;
+}
+
+/* Counts the range deletes that begin up to `key` (NULL: all), and cuts where there are enough for a table. */
+static int pass_ranges(struct run *r, const uint8_t *key, size_t key_len)
+{
+    const struct range_fragment *f;
+    uint64_t max = r->job->max_output_bytes;
+    for (; (f = fragment(r, r->range_seen)); r->range_seen++) {
+        if (key && key_compare(f->start, f->start_len, key, key_len) > 0)
+            break;
+        bool behind =
+            !r->has_range_from || key_compare(f->start, f->start_len, r->range_from, r->range_from_len) > 0;
+        if (max && r->range_bytes >= max && behind) {
+            int rc = finish_table(r, f->start, f->start_len);
+            if (rc)
+                return rc;
+        }
+        r->range_bytes += f->count * ((size_t)f->start_len + f->end_len + RANGE_ENTRY_BYTES);
+    }
+    return 0;
 }
 
 /* Before the first output of a user key: the only place where a table may be cut. */
 static int cut_if_due(struct run *r)
 {
     uint64_t max = r->job->max_output_bytes;
-    r->grandparent_bytes += pass_grandparents(r);
-    if (!r->builder) {
+    int rc = pass_grandparents(r, r->key, r->key_len);
+    if (!rc)
+        rc = pass_ranges(r, r->key, r->key_len);
+    if (rc)
+        return rc;
+    if (!r->builder && !range_reaches(r, r->key, r->key_len)) {
         r->grandparent_bytes = 0;
         return 0;
     }
-    bool full = max && table_builder_bytes(r->builder) >= max;
+    bool full = max && (r->builder ? table_builder_bytes(r->builder) : 0) + r->range_bytes >= max;
     bool wide = max && r->grandparent_bytes > GRANDPARENT_TABLES_MAX * max;
-    if (!full && !wide)
-        return 0;
-    r->grandparent_bytes = 0;
-    return finish_table(r);
-}
-
-static int begin_table(struct run *r)
-{
-    const struct compact_job *job = r->job;
-    struct table_builder_options options = {
-        .env = job->env,
-        .dir = job->dir,
-        .block_bytes = job->block_bytes,
-        .compression = job->compression,
-        .stats = job->writer_stats,
-        .expected_entries = job->max_output_bytes ? 0 : job->expected_entries,
-    };
-    return table_builder_new(&options, vset_new_number(job->vs), &r->builder);
+    return full || wide ? finish_table(r, r->key, r->key_len) : 0;
 }
 
 static int emit(struct run *r, uint64_t seq, enum entry_type type, const void *value, size_t value_len)
@@ -221,18 +346,9 @@ static int emit_held(struct run *r, enum entry_type type)
 
 /* ---- one version, one key ---- */
 
-/* Versions of the same stratum are visible to the same snapshots: how many snapshots are older. */
 static size_t stratum_of(const struct compact_job *job, uint64_t seq)
 {
-    size_t from = 0, to = job->snapshot_count;
-    while (from < to) {
-        size_t mid = from + (to - from) / 2;
-        if (job->snapshots[mid] < seq)
-            from = mid + 1;
-        else
-            to = mid;
-    }
-    return from;
+    return ranges_stratum(job->snapshots, job->snapshot_count, seq);
 }
 
 /* A version below a held operand of its own stratum. */
@@ -251,8 +367,53 @@ static int fold_version(struct run *r, const struct iter *it)
     return emit_held(r, ENTRY_PUT);
 }
 
+/* A range delete that covers the key, come to in the order of seqs. */
+static int take_range(struct run *r, uint64_t seq)
+{
+    size_t stratum = stratum_of(r->job, seq);
+    if (stratum == r->closed_stratum)
+        return 0;
+    r->closed_stratum = stratum;
+    if (!r->held)
+        return 0;
+    if (r->held_type == ENTRY_DELETE) { /* says nothing that this one does not say */
+        r->held = false;
+        r->dropped++;
+        return 0;
+    }
+    if (r->held_stratum != stratum)
+        return 0;
+    int rc = fold(r, NULL, 0, false);
+    return rc ? rc : emit_held(r, ENTRY_PUT);
+}
+
+/* Those that are newer than `seq`. */
+static int take_ranges(struct run *r, uint64_t seq)
+{
+    int rc = 0;
+    for (; !rc && r->cover_at < r->cover_end && r->job->ranges->seqs[r->cover_at] > seq; r->cover_at++)
+        rc = take_range(r, r->job->ranges->seqs[r->cover_at]);
+    return rc;
+}
+
+/* Finds what covers the key that begins. */
+static void begin_cover(struct run *r)
+{
+    const struct range_fragment *f;
+    while ((f = fragment(r, r->cover)) && key_compare(f->end, f->end_len, r->key, r->key_len) <= 0)
+        r->cover++;
+    r->cover_at = r->cover_end = 0;
+    if (f && key_compare(f->start, f->start_len, r->key, r->key_len) <= 0) {
+        r->cover_at = f->first;
+        r->cover_end = f->first + f->count;
+    }
+}
+
 static int take_version(struct run *r, const struct iter *it)
 {
+    int err = take_ranges(r, it->key.seq);
+    if (err)
+        return err;
     size_t stratum = stratum_of(r->job, it->key.seq);
     if (stratum == r->closed_stratum) {
         r->dropped++;
@@ -279,8 +440,9 @@ static int take_version(struct run *r, const struct iter *it)
 
 static int end_key(struct run *r)
 {
-    if (!r->held)
-        return 0;
+    int err = take_ranges(r, 0);
+    if (err || !r->held)
+        return err;
     if (!r->job->bottom)
         return emit_held(r, r->held_type);
     if (r->held_type == ENTRY_DELETE) {
@@ -302,6 +464,7 @@ static int begin_key(struct run *r, const struct ikey *key)
     r->has_key = true;
     r->key_has_output = false;
     r->closed_stratum = SIZE_MAX;
+    begin_cover(r);
     return 0;
 }
 
@@ -368,8 +531,12 @@ static int run_all(struct run *r)
     r->bad_input = rc == -EIO || rc == -ENOTSUP;
     if (!rc && r->has_key)
         rc = end_key(r);
-    if (!rc && r->builder)
-        rc = finish_table(r);
+    if (!rc)
+        rc = pass_ranges(r, NULL, 0);
+    if (!rc)
+        rc = pass_grandparents(r, NULL, 0);
+    if (!rc)
+        rc = finish_table(r, NULL, 0);
     return rc ? rc : check_counts(r);
 }
 

@@ -5,7 +5,8 @@
  * is visible to the same snapshots; merge operands are folded with what lies below them as far as
  * no snapshot stands between; a delete is dropped when `bottom` says that nothing older can exist
  * below and no snapshot older than it is live. An operand that meets the bottom becomes a put.
- * Counts are checked: entries in = entries out + dropped + folded, else -EIO and nothing is kept.
+ * A range delete is a delete of every key that it covers, and is itself written, cut at the bounds of the tables.
+ * At the bottom it is dropped if no snapshot is older. Counts are checked: entries in = entries out + dropped + folded, else -EIO and nothing is kept.
  *
  * Threads: the shard's background thread.
  */
@@ -20,16 +21,15 @@ struct compact_job {
     const char *dir;
     struct vset *vs; /* for file numbers */
     const struct logger *log;
-    struct iter *input;        /* owned by the caller */
-    uint64_t expected_entries; /* of all inputs: must be met exactly */
-    const uint64_t *snapshots; /* ascending; seqs that must stay readable */
+    struct iter *input;          /* owned by the caller */
+    uint64_t expected_entries;   /* of all inputs: must be met exactly */
+    const struct ranges *ranges; /* of all inputs, built with `snapshots`; NULL: none */
+    const uint64_t *snapshots;   /* ascending; seqs that must stay readable */
     size_t snapshot_count;
     bool bottom;
     lsm_merge_fn merge;
     void *merge_arg;
     size_t block_bytes;
-    enum table_compression compression;
-    struct table_writer_stats *writer_stats; /* or NULL */
     uint64_t max_output_bytes; /* cut a table here (never between versions of one user key); 0: never */
     const struct level
         *grandparent; /* NULL, or the level below the output: cut where overlap grows over 10 tables */

@@ -84,8 +84,9 @@ double version_score(struct vset *vs, const struct version *v)
 /* ---- key ranges ---- */
 
 struct range {
-    const uint8_t *smallest, *largest; /* inclusive; smallest NULL: empty */
+    const uint8_t *smallest, *largest; /* smallest NULL: empty */
     uint32_t smallest_len, largest_len;
+    bool largest_exclusive;
 };
 
 static void range_add(struct range *r, const struct table_meta *m)
@@ -94,9 +95,11 @@ static void range_add(struct range *r, const struct table_meta *m)
         r->smallest = m->smallest;
         r->smallest_len = m->smallest_len;
     }
-    if (!r->largest || key_compare(m->largest, m->largest_len, r->largest, r->largest_len) > 0) {
+    int c = r->largest ? key_compare(m->largest, m->largest_len, r->largest, r->largest_len) : 1;
+    if (c > 0 || (c == 0 && !m->largest_exclusive)) {
         r->largest = m->largest;
         r->largest_len = m->largest_len;
+        r->largest_exclusive = m->largest_exclusive;
     }
 }
 
@@ -110,8 +113,9 @@ static struct range range_of(struct table_file *const *files, size_t count)
 
 static bool is_in_range(const struct range *r, const struct table_meta *m)
 {
-    return key_compare(m->largest, m->largest_len, r->smallest, r->smallest_len) >= 0 &&
-           key_compare(m->smallest, m->smallest_len, r->largest, r->largest_len) <= 0;
+    int c = key_compare(m->smallest, m->smallest_len, r->largest, r->largest_len);
+    return !table_ends_before(m, r->smallest, r->smallest_len) &&
+           (c < 0 || (c == 0 && !r->largest_exclusive));
 }
 
 /* The files [*from, *to) of a sorted level that overlap the range. */
@@ -157,7 +161,7 @@ static bool is_dense(const struct table_meta *m)
  */
 static bool is_droppable(const struct table_meta *m, uint64_t oldest_snapshot)
 {
-    return m->deletes > 0 && m->seq_max <= oldest_snapshot;
+    return m->deletes + m->range_deletes > 0 && m->seq_max <= oldest_snapshot;
 }
 
 static struct table_file *densest_file(const struct level *level, unsigned l, uint64_t oldest_snapshot)

@@ -26,6 +26,7 @@
 #include "version.h"
 #include "wal.h"
 
+#include <assert.h>
 #include <pthread.h>
 #include <shale/lsm.h>
 
@@ -88,9 +89,6 @@ struct shard {
 /* In options.flags, never from outside: the caller holds the store's lock (repair). */
 #define LSM_NOLOCK (1u << 29)
 
-/* What the options say about tables of this level. */
-enum table_compression db_compression(const struct lsm_options *o, unsigned level);
-
 struct lsm_snapshot {
     struct lsm_snapshot *next, *prev;
     uint64_t seq; /* the newest seq that is visible */
@@ -104,7 +102,6 @@ struct lsm {
     struct env_lock *lock;
     struct cache *cache;
     struct table_reader_stats reader_stats;
-    struct table_writer_stats writer_stats;
     struct vset *vset;
     struct wal *wal;      /* NULL in a read-only store */
     lsn_t fixed_frontier; /* in a read-only store, and while replaying */
@@ -147,6 +144,18 @@ int db_writable(const struct lsm *db);
 void db_fail(struct lsm *db, int error, const char *what);
 
 unsigned db_route(const struct lsm *db, const void *key, size_t len);
+
+/* Which shard a change of a batch goes to. */
+#define SHARD_EVERY 0xffu /* of a range delete */
+static_assert(SHARDS_MAX <= 64 && SHARDS_MAX < SHARD_EVERY,
+              "shards are bits of a word, and told from SHARD_EVERY");
+uint8_t db_route_change(const struct lsm *db, const struct batch_change *c); /* commit.c */
+static inline uint64_t db_shard_mask(const struct lsm *db, uint8_t shard)
+{
+    if (shard != SHARD_EVERY)
+        return UINT64_C(1) << shard;
+    return db->shard_count == 64 ? UINT64_MAX : (UINT64_C(1) << db->shard_count) - 1;
+}
 
 /* ---- view.c ---- */
 

@@ -10,7 +10,7 @@
  * held. Over several shards one is held only until all views are taken, which makes the views of one
  * moment.
  */
-#include "db.h"
+#include "masked.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -26,7 +26,8 @@ struct lsm_iter {
     struct view *views[SHARDS_MAX];
     unsigned view_count;
     struct iter *in;
-    uint64_t seq; /* the newest visible */
+    uint64_t seq;     /* the newest visible */
+    uint64_t skipped; /* entries that were stepped over, as deleted or hidden */
     struct buffer lower, upper;
     bool has_lower, has_upper;
     bool backward; /* the inner iterator stands before the current key, not on or after it */
@@ -95,23 +96,17 @@ static int open_children(struct lsm_iter *it, unsigned flags)
 {
     size_t max = 0, n = 0;
     for (unsigned i = 0; i < it->view_count; i++)
-        max += 1 + it->views[i]->sealed_count + version_iter_max(it->views[i]->version);
+        max += view_children_max(it->views[i]);
     struct iter **children = calloc(max ? max : 1, sizeof *children);
     if (!children)
         return -ENOMEM;
     int err = 0;
     for (unsigned i = 0; !err && i < it->view_count; i++) {
-        struct view *v = it->views[i];
-        if (v->active && !(err = memtable_iter_new(v->active, &children[n])))
-            n++;
-        for (size_t j = 0; !err && j < v->sealed_count; j++)
-            if (!(err = memtable_iter_new(v->sealed[j], &children[n])))
-                n++;
-        if (!err) {
-            size_t more = 0;
-            err = version_iters(v->version, flags, children + n, &more);
-            n += more;
-        }
+        size_t more = 0;
+        err = view_children(it->views[i], true, flags, children + n, &more);
+        if (!err)
+            err = view_mask(it->views[i], it->seq, flags, children + n, more, &it->skipped);
+        n += more;
     }
     if (!err) {
         err = merge_iter_new(children, n, &it->in);

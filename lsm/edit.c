@@ -16,6 +16,8 @@
  *   11   FLUSHED: shard, lsn                                                         once
  *   13   LOG_START: lsn                                                              once
  *   15   NEXT_NUMBER: above every file number handed out so far                      once
+ *   25   RANGES: number of range deletes in the table that was added last, 1 if its  after an ADD
+ *             largest key is not part of it, else 0
  *
  * Everything decoded is checked here as far as one edit can be checked by itself: ranges, order of
  * the keys, no bytes left over.
@@ -34,6 +36,7 @@ enum field_tag {
     FIELD_FLUSHED = 11,
     FIELD_LOG_START = 13,
     FIELD_NEXT_NUMBER = 15,
+    FIELD_RANGES = 25,
 };
 
 #define INTEGERS_MAX 13 /* of one field: those of ADD */
@@ -82,6 +85,8 @@ static void put_add(struct buffer *b, const struct edit_file *f)
     put_field(b, FIELD_ADD, v, INTEGERS_MAX, (size_t)m->smallest_len + m->largest_len);
     put_bytes(b, m->smallest, m->smallest_len);
     put_bytes(b, m->largest, m->largest_len);
+    if (m->range_deletes)
+        put_field(b, FIELD_RANGES, (uint64_t[]){m->range_deletes, m->largest_exclusive}, 2, 0);
 }
 
 static void put_log_fields(struct buffer *b, const struct edit *e)
@@ -131,9 +136,10 @@ static bool file_is_sane(const struct edit_file *f)
 
 static bool meta_is_sane(const struct table_meta *m)
 {
-    return m->entries > 0 && m->deletes <= m->entries && m->merges <= m->entries - m->deletes &&
-           m->seq_min <= m->seq_max && m->seq_max <= SEQ_MAX &&
-           key_compare(m->smallest, m->smallest_len, m->largest, m->largest_len) <= 0;
+    int order = key_compare(m->smallest, m->smallest_len, m->largest, m->largest_len);
+    return (m->entries > 0 || m->range_deletes > 0) && m->deletes <= m->entries &&
+           m->merges <= m->entries - m->deletes && m->seq_min <= m->seq_max && m->seq_max <= SEQ_MAX &&
+           (m->largest_exclusive ? order < 0 : order <= 0);
 }
 
 /* A zeroed slot at the end of the array, whose capacity is the next power of two of its count. */
@@ -192,7 +198,19 @@ static int read_add(struct reader *r, struct edit *e)
     for (size_t i = 0; i < sizeof integers / sizeof integers[0]; i++)
         *integers[i] = read_varint(r);
     int rc = read_keys(r, m);
-    return rc ? rc : file_is_sane(f) && meta_is_sane(m) ? 0 : -EUCLEAN;
+    return rc ? rc : file_is_sane(f) ? 0 : -EUCLEAN; /* the rest when all that is said of it was read */
+}
+
+/* Says more of the table added last. */
+static int read_ranges(struct reader *r, struct edit *e)
+{
+    if (!e->add_count || e->add[e->add_count - 1].meta.range_deletes)
+        return -EUCLEAN;
+    struct table_meta *m = &e->add[e->add_count - 1].meta;
+    m->range_deletes = read_varint(r);
+    uint64_t exclusive = read_varint(r);
+    m->largest_exclusive = exclusive == 1;
+    return m->range_deletes && exclusive <= 1 ? 0 : -EUCLEAN;
 }
 
 static int read_remove(struct reader *r, struct edit *e)
@@ -243,14 +261,15 @@ static int read_field(uint64_t tag, struct reader *r, struct decoded_edit *d)
     case FIELD_NEXT_NUMBER:
         d->next_number = read_varint(r);
         return d->next_number <= FILE_NUMBER_MAX ? 0 : -EUCLEAN;
+    case FIELD_RANGES: return read_ranges(r, e);
     default: return tag & 1 ? -ENOTSUP : 0;
     }
 }
 
-/* Fields other than ADD and REMOVE may stand once; `seen` has a bit for each tag below 64. */
+/* Fields other than ADD, REMOVE and RANGES may stand once; `seen` has a bit for each tag below 64. */
 static bool is_repeated(uint64_t tag, uint64_t *seen)
 {
-    if (tag == FIELD_ADD || tag == FIELD_REMOVE || tag >= 64)
+    if (tag == FIELD_ADD || tag == FIELD_REMOVE || tag == FIELD_RANGES || tag >= 64)
         return false;
     uint64_t bit = UINT64_C(1) << tag;
     bool repeated = *seen & bit;
@@ -276,6 +295,8 @@ int edit_decode(const uint8_t *payload, size_t len, struct decoded_edit *out)
         if (!rc && (tag & 1) && (field.bad || reader_left(&field) > 0))
             rc = -EUCLEAN;
     }
+    for (size_t i = 0; !rc && i < out->edit.add_count; i++)
+        rc = meta_is_sane(&out->edit.add[i].meta) ? 0 : -EUCLEAN;
     if (rc)
         decoded_edit_free(out);
     return rc;

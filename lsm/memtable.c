@@ -6,11 +6,12 @@
  *
  *     { trailer: seq << 8 | type, key_len, value_len, folded_len, height, has_folded, next[height] } key value folded
  *
- * aligned to 8 bytes; links are node offsets in units of 8 bytes, 0 for none, so that they take
- * four bytes and the arena may have 32 GiB. A link is stored with release after the node is
+ * aligned to 8 bytes; links are as in arena.h. A link is stored with release after the node is
  * complete and loaded with acquire, which is all the synchronisation a reader needs.
  */
 #include "memtable.h"
+#include "mutant.h"
+#include "range_index.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -19,7 +20,6 @@
 
 #define HEIGHT_MAX 12 /* with branching 4: good for 4^12 = 16 million entries */
 #define BRANCHING 4
-#define ARENA_MAX (UINT64_C(8) << 32)
 
 struct node {
     uint64_t trailer;
@@ -34,11 +34,11 @@ struct node {
 struct memtable {
     unsigned refs;  /* atomic */
     unsigned state; /* atomic, enum memtable_state */
-    uint8_t *arena;
-    size_t arena_bytes;
-    size_t used;     /* atomic: statistics read it */
-    uint64_t count;  /* atomic, likewise */
-    unsigned height; /* atomic: levels in use */
+    struct arena arena;
+    struct range_index ranges;
+    size_t range_bytes; /* of the bounds in it; writer only */
+    uint64_t count;     /* atomic: statistics read it */
+    unsigned height;    /* atomic: levels in use */
     uint64_t random;
     lsn_t first_lsn, end_lsn; /* atomic */
     lsm_merge_fn merge;
@@ -50,15 +50,9 @@ static size_t node_bytes(unsigned height, size_t key_len, size_t value_len)
     return (sizeof(struct node) + height * sizeof(uint32_t) + key_len + value_len + 7) & ~(size_t)7;
 }
 
-static struct node *node_at(const struct memtable *m, uint32_t link)
-{
-    return (struct node *)(m->arena + (size_t)link * 8);
-}
+static struct node *node_at(const struct memtable *m, uint32_t link) { return arena_at(&m->arena, link); }
 
-static uint32_t link_of(const struct memtable *m, const struct node *n)
-{
-    return (uint32_t)((size_t)((const uint8_t *)n - m->arena) / 8);
-}
+static uint32_t link_of(const struct memtable *m, const struct node *n) { return arena_link(&m->arena, n); }
 
 static struct node *node_next(const struct memtable *m, const struct node *n, unsigned level)
 {
@@ -88,15 +82,17 @@ int memtable_new(size_t arena_bytes, lsm_merge_fn merge, void *merge_arg, struct
     struct memtable *m = calloc(1, sizeof *m);
     if (!m)
         return -ENOMEM;
-    m->arena = mmap(NULL, arena_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (m->arena == MAP_FAILED) {
+    m->arena.bytes = mmap(NULL, arena_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (m->arena.bytes == MAP_FAILED) {
         free(m);
         return -ENOMEM;
     }
     m->refs = 1;
     m->state = MEMTABLE_ACTIVE;
-    m->arena_bytes = arena_bytes;
-    m->used = 8 + head_bytes;
+    m->arena.size = arena_bytes;
+    m->arena.used = 8 + head_bytes;
+    m->ranges.arena = &m->arena;
+    m->ranges.marks_max = RANGE_MARKS_MAX;
     m->height = 1;
     m->random = 0x9e3779b97f4a7c15u;
     m->merge = merge;
@@ -114,7 +110,7 @@ void memtable_unref(struct memtable *m)
     assert(before > 0);
     if (before > 1)
         return;
-    munmap(m->arena, m->arena_bytes);
+    munmap(m->arena.bytes, m->arena.size);
     free(m);
 }
 
@@ -123,11 +119,25 @@ size_t memtable_entry_bytes(size_t key_len, size_t value_len)
     return node_bytes(HEIGHT_MAX, key_len, value_len);
 }
 
-size_t memtable_used_bytes(const struct memtable *m) { return __atomic_load_n(&m->used, __ATOMIC_RELAXED); }
+size_t memtable_used_bytes(const struct memtable *m) { return arena_used(&m->arena); }
 
-size_t memtable_free_bytes(const struct memtable *m) { return m->arena_bytes - memtable_used_bytes(m); }
+size_t memtable_free_bytes(const struct memtable *m) { return arena_left(&m->arena); }
 
 uint64_t memtable_count(const struct memtable *m) { return __atomic_load_n(&m->count, __ATOMIC_RELAXED); }
+
+uint64_t memtable_range_count(const struct memtable *m) { return range_index_count(&m->ranges); }
+
+bool memtable_is_empty(const struct memtable *m) { return !memtable_count(m) && !memtable_range_count(m); }
+
+bool memtable_takes_ranges(const struct memtable *m, size_t bytes)
+{
+    return !bytes || !m->range_bytes || m->range_bytes + bytes <= MEMTABLE_RANGES_MAX;
+}
+
+size_t memtable_range_bytes(size_t start_len, size_t end_len)
+{
+    return range_index_bytes(start_len, end_len);
+}
 
 lsn_t memtable_first_lsn(const struct memtable *m)
 {
@@ -220,6 +230,10 @@ static void fill_value(struct memtable *m, struct node *n, enum entry_type type,
                        const void *value, size_t value_len)
 {
     enum entry_type below_type = below ? (enum entry_type)(uint8_t)below->trailer : ENTRY_MERGE;
+    if (type == ENTRY_MERGE && memtable_range_count(m) &&
+        !mutant("an operand is folded over a range delete") &&
+        memtable_cover(m, node_key(n), n->key_len, SEQ_MAX, NULL) > (below ? node_seq(below) : 0))
+        below_type = ENTRY_DELETE;
     if (type == ENTRY_MERGE && below_type != ENTRY_MERGE) {
         const void *base = below_type == ENTRY_PUT ? node_value(below) : NULL;
         size_t base_len = base ? below->value_len : 0;
@@ -260,14 +274,13 @@ void memtable_insert(struct memtable *m, uint64_t seq, enum entry_type type, con
         room += below->has_folded ? below->folded_len : below->value_len;
     assert(node_bytes(height, key_len, room) <= memtable_free_bytes(m));
 
-    struct node *n = (struct node *)(m->arena + m->used);
+    struct node *n = arena_next(&m->arena);
     n->trailer = seq << 8;
     n->key_len = (uint32_t)key_len;
     n->height = (uint16_t)height;
     memcpy(node_key(n), key, key_len);
     fill_value(m, n, type, below, value, value_len);
-    __atomic_store_n(&m->used, m->used + node_bytes(height, key_len, n->value_len + n->folded_len),
-                     __ATOMIC_RELAXED);
+    arena_take(&m->arena, node_bytes(height, key_len, n->value_len + n->folded_len));
     __atomic_store_n(&m->count, m->count + 1, __ATOMIC_RELAXED);
     if (height > m->height)
         __atomic_store_n(&m->height, height, __ATOMIC_RELAXED);
@@ -277,6 +290,26 @@ void memtable_insert(struct memtable *m, uint64_t seq, enum entry_type type, con
         n->next[i] = __atomic_load_n(&before[i]->next[i], __ATOMIC_RELAXED);
         __atomic_store_n(&before[i]->next[i], link, __ATOMIC_RELEASE);
     }
+}
+
+void memtable_delete_range(struct memtable *m, uint64_t seq, const void *start, size_t start_len,
+                           const void *end, size_t end_len)
+{
+    assert(seq <= SEQ_MAX && seq >= m->first_lsn && seq < m->end_lsn);
+    struct range_delete d = {start, end, (uint32_t)start_len, (uint32_t)end_len, seq};
+    m->range_bytes += start_len + end_len;
+    range_index_add(&m->ranges, &d);
+}
+
+uint64_t memtable_cover(const struct memtable *m, const void *key, size_t len, uint64_t seq,
+                        struct range_bounds *bounds)
+{
+    return range_index_cover(&m->ranges, key, len, seq, bounds);
+}
+
+int memtable_ranges(const struct memtable *m, struct ranges *out)
+{
+    return range_index_list(&m->ranges, out);
 }
 
 bool memtable_get(const struct memtable *m, const void *key, size_t len, uint64_t seq, struct ikey *out_key,

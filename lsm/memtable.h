@@ -7,6 +7,9 @@
  * for iterators and flushes (a snapshot may stand between the two), and folded with all operands
  * below it, for point reads, which therefore meet at most one operand per memtable and key.
  *
+ * Range deletes stand beside the list, in an index of their own (range_index.h). An operand that is inserted over
+ * a range delete is folded with nothing. A reader asks for both: what covers a key hides the versions below its seq.
+ *
  * Memory: one anonymous mapping of the size given; nothing else is allocated. memtable_room says
  * beforehand whether a change fits, so inserting can't fail.
  *
@@ -15,10 +18,11 @@
 #ifndef LSM_MEMTABLE_H
 #define LSM_MEMTABLE_H
 
-#include "ikey.h"
-#include <shale/lsm.h>
+#include "ranges.h"
 
 struct memtable;
+
+#define MEMTABLE_RANGES_MAX (16u << 20) /* bytes of their bounds: they become one block of a table */
 
 /* Transitions only forwards, one step at a time, asserted. */
 enum memtable_state { MEMTABLE_ACTIVE, MEMTABLE_SEALED, MEMTABLE_FLUSHING, MEMTABLE_FLUSHED };
@@ -34,7 +38,13 @@ void memtable_unref(struct memtable *m);
 size_t memtable_entry_bytes(size_t key_len, size_t value_len);
 size_t memtable_free_bytes(const struct memtable *m);
 size_t memtable_used_bytes(const struct memtable *m);
-uint64_t memtable_count(const struct memtable *m);
+uint64_t memtable_count(const struct memtable *m); /* entries, without range deletes */
+uint64_t memtable_range_count(const struct memtable *m);
+bool memtable_is_empty(const struct memtable *m);
+/* Whether range deletes with bounds of so many bytes in all may still come. */
+bool memtable_takes_ranges(const struct memtable *m, size_t bytes);
+/* As memtable_entry_bytes, for a range delete. */
+size_t memtable_range_bytes(size_t start_len, size_t end_len);
 
 /* Length of the newest version's (folded) value in this memtable, 0 if none: what folding may need. Writer only. */
 size_t memtable_newest_len(const struct memtable *m, const void *key, size_t len);
@@ -46,6 +56,10 @@ void memtable_begin_record(struct memtable *m, lsn_t lsn, lsn_t end);
 void memtable_insert(struct memtable *m, uint64_t seq, enum entry_type type, const void *key, size_t key_len,
                      const void *value, size_t value_len);
 
+/* The same for a range delete of the keys >= start and < end. */
+void memtable_delete_range(struct memtable *m, uint64_t seq, const void *start, size_t start_len,
+                           const void *end, size_t end_len);
+
 /* LSN of the first record and the end of the last one; 0 if empty. Any thread, once it is sealed; else the writer. */
 lsn_t memtable_first_lsn(const struct memtable *m);
 lsn_t memtable_end_lsn(const struct memtable *m);
@@ -56,6 +70,12 @@ lsn_t memtable_end_lsn(const struct memtable *m);
  */
 bool memtable_get(const struct memtable *m, const void *key, size_t len, uint64_t seq, struct ikey *out_key,
                   const uint8_t **value, size_t *value_len);
+
+/* The newest range delete with seq <= seq that covers key; 0 if none. See range_index_cover. */
+uint64_t memtable_cover(const struct memtable *m, const void *key, size_t len, uint64_t seq,
+                        struct range_bounds *bounds);
+/* Adds its range deletes to `out`. Nobody may be writing. */
+int memtable_ranges(const struct memtable *m, struct ranges *out);
 
 /* Holds a reference on m. Operands come as they were inserted over other operands: unfolded. */
 int memtable_iter_new(struct memtable *m, struct iter **out);

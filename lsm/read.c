@@ -112,7 +112,15 @@ static int search_next(struct search *s)
     while (s->memtable <= s->view->sealed_count) {
         const struct memtable *m = s->memtable ? s->view->sealed[s->memtable - 1] : s->view->active;
         s->memtable++;
-        if (memtable_get(m, s->key, s->len, s->seq, &s->found, &s->value, &s->value_len))
+        bool found = memtable_get(m, s->key, s->len, s->seq, &s->found, &s->value, &s->value_len);
+        if (memtable_range_count(m)) {
+            uint64_t cover = memtable_cover(m, s->key, s->len, s->seq, NULL);
+            if (cover && (!found || s->found.seq < cover)) {
+                s->found = (struct ikey){s->key, (uint32_t)s->len, ENTRY_DELETE, cover};
+                return 0;
+            }
+        }
+        if (found)
             return 0;
     }
     /* From the top each time: older versions may lie in the same table (kept for a snapshot). */

@@ -39,6 +39,7 @@ struct rebuild {
     size_t damaged_count;
     struct memtable **memtables; /* the log's records, of all shards, oldest first */
     size_t memtable_count;
+    struct ranges ranges;
     lsn_t top;
 };
 
@@ -160,6 +161,10 @@ static int record_room(const struct rebuild *b, const void *payload, size_t len,
     *need = 0;
     int more = batch_read_begin(&br, payload, len);
     while (more >= 0 && (br.left || reader_left(&br.r)) && (more = batch_read_next(&br, &c)) > 0) {
+        if (c.type == ENTRY_RANGE_DELETE) {
+            *need += memtable_range_bytes(c.key_len, c.value_len);
+            continue;
+        }
         size_t below = m && c.type == ENTRY_MERGE ? memtable_newest_len(m, c.key, c.key_len) : 0;
         largest = c.value_len > largest ? c.value_len : largest;
         *need += memtable_entry_bytes(c.key_len, c.value_len + (c.type == ENTRY_MERGE ? below + largest : 0));
@@ -186,7 +191,10 @@ static int take_record(void *arg, lsn_t lsn, const void *payload, size_t len)
         return err;
     memtable_begin_record(m, lsn, lsn + wal_record_bytes(len));
     while ((br.left || reader_left(&br.r)) && batch_read_next(&br, &c) > 0)
-        memtable_insert(m, seq++, c.type, c.key, c.key_len, c.value, c.value_len);
+        if (c.type == ENTRY_RANGE_DELETE)
+            memtable_delete_range(m, seq++, c.key, c.key_len, c.value, c.value_len);
+        else
+            memtable_insert(m, seq++, c.type, c.key, c.key_len, c.value, c.value_len);
     return 0;
 }
 
@@ -235,6 +243,19 @@ static int open_input(const struct rebuild *b, struct iter **out)
     return err;
 }
 
+/* Those of all tables and of the log. Where a table's can't be read, salvage.c takes all keys there for lost. */
+static int read_ranges(struct rebuild *b)
+{
+    int err = 0;
+    for (size_t i = 0; !err && i < b->memtable_count; i++)
+        err = memtable_ranges(b->memtables[i], &b->ranges);
+    for (size_t i = 0; !err && i < b->count; i++) {
+        err = table_ranges(b->tables[i], &b->ranges);
+        err = err == -EIO ? 0 : err;
+    }
+    return err ? err : ranges_build(&b->ranges, NULL, 0);
+}
+
 static int write_shard(struct rebuild *b, unsigned shard)
 {
     struct repair *r = b->r;
@@ -243,13 +264,13 @@ static int write_shard(struct rebuild *b, unsigned shard)
                         .numbers = r->result,
                         .table_bytes = r->table_bytes,
                         .block_bytes = r->block_bytes,
-                        .compression = repair_compression(r, LSM_LEVELS - 1),
                         .route = r->options->route,
                         .callback_arg = r->options->callback_arg,
                         .shard = shard,
                         .shards = r->result->identity.shards,
                         .damaged = b->damaged,
                         .damaged_count = b->damaged_count,
+                        .ranges = &b->ranges,
                         .merge = r->options->merge};
     struct compact_result written;
     struct salvaged counts = {0};
@@ -272,6 +293,8 @@ int rebuild(struct repair *r)
         err = open_tables(&b);
     if (!err)
         err = read_log(&b);
+    if (!err)
+        err = read_ranges(&b);
     repair_set_log(r, b.top);
     for (unsigned i = 0; !err && i < r->result->identity.shards; i++)
         err = write_shard(&b, i);
@@ -279,6 +302,7 @@ int rebuild(struct repair *r)
         table_close(b.tables[i]);
     for (size_t i = 0; i < b.memtable_count; i++)
         memtable_unref(b.memtables[i]);
+    ranges_free(&b.ranges);
     free(b.tables);
     free(b.damaged);
     free(b.memtables);

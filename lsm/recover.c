@@ -72,10 +72,10 @@ static int replay_room(struct replay *rp, size_t count)
 }
 
 /* Makes room for a record's part in one shard: seals, and flushes unless the store is read-only. */
-static int make_room(struct shard *s, size_t need)
+static int make_room(struct shard *s, size_t need, size_t range_bytes)
 {
     struct lsm *db = s->db;
-    if (need <= memtable_free_bytes(s->view->active))
+    if (need <= memtable_free_bytes(s->view->active) && memtable_takes_ranges(s->view->active, range_bytes))
         return 0;
     struct view *retired = NULL;
     size_t arena = db->options.write_buffer_bytes;
@@ -90,6 +90,29 @@ static int make_room(struct shard *s, size_t need)
     return err;
 }
 
+/* Adds to `need` what a change takes in the memtables of the shards in `mask`. */
+static int change_room(struct lsm *db, const struct batch_change *c, uint64_t mask, size_t largest,
+                       size_t *need)
+{
+    for (unsigned i = 0; i < db->shard_count; i++) {
+        if (!(mask >> i & 1))
+            continue;
+        if (c->type == ENTRY_RANGE_DELETE) {
+            need[i] += memtable_range_bytes(c->key_len, c->value_len);
+            continue;
+        }
+        size_t value_len = c->value_len;
+        if (c->type == ENTRY_MERGE) {
+            if (!db->options.merge)
+                return -EINVAL;
+            size_t below = memtable_newest_len(db->shards[i].view->active, c->key, c->key_len);
+            value_len += below > largest ? below : largest;
+        }
+        need[i] += memtable_entry_bytes(c->key_len, value_len);
+    }
+    return 0;
+}
+
 static int apply_record(void *arg, lsn_t lsn, const void *payload, size_t len)
 {
     struct replay *rp = arg;
@@ -97,7 +120,7 @@ static int apply_record(void *arg, lsn_t lsn, const void *payload, size_t len)
     struct batch_reader br;
     uint64_t mask = 0;
     size_t need[SHARDS_MAX] = {0};
-    size_t largest = 0;
+    size_t largest = 0, range_bytes = 0;
     uint32_t count = 0;
     int more = batch_read_begin(&br, payload, len);
     if (more == 0)
@@ -107,37 +130,30 @@ static int apply_record(void *arg, lsn_t lsn, const void *payload, size_t len)
         more = br.left || reader_left(&br.r) ? batch_read_next(&br, c) : 0;
         if (more <= 0)
             break;
-        unsigned shard = db_route(db, c->key, c->key_len);
-        rp->shard_of[count++] = (uint8_t)shard;
-        if (lsn < vset_flushed(db->vset, shard) && !mutant("flushed records replayed again"))
-            continue;
-        mask |= UINT64_C(1) << shard;
-        if (c->value_len > largest)
+        uint8_t to = db_route_change(db, c);
+        rp->shard_of[count++] = to;
+        mask |= db_shard_mask(db, to);
+        if (c->type == ENTRY_RANGE_DELETE)
+            range_bytes += c->key_len + c->value_len;
+        else if (c->value_len > largest)
             largest = c->value_len;
     }
     if (more == -EBADMSG || (more == 0 && count == 0))
         return logger_corrupt(&db->log, "log", lsn, "the record at LSN %" PRIu64 " is no batch", lsn);
     if (more < 0)
         return more;
-    for (uint32_t i = 0; i < count; i++) {
-        const struct batch_change *c = &rp->changes[i];
-        struct shard *s = &db->shards[rp->shard_of[i]];
-        if (!(mask >> s->index & 1))
-            continue;
-        size_t value_len = c->value_len;
-        if (c->type == ENTRY_MERGE) {
-            if (!db->options.merge)
-                return -EINVAL;
-            size_t below = memtable_newest_len(s->view->active, c->key, c->key_len);
-            value_len += below > largest ? below : largest;
-        }
-        need[s->index] += memtable_entry_bytes(c->key_len, value_len);
-    }
+    for (unsigned i = 0; i < db->shard_count; i++) /* these have it in tables already */
+        if (lsn < vset_flushed(db->vset, i) && !mutant("flushed records replayed again"))
+            mask &= ~(UINT64_C(1) << i);
     int err = 0;
+    for (uint32_t i = 0; !err && i < count; i++)
+        err = change_room(db, &rp->changes[i], mask & db_shard_mask(db, rp->shard_of[i]), largest, need);
+    if (err)
+        return err;
     db->replaying = lsn; /* what follows is in no memtable yet: a flush must not let go of it */
     for (unsigned i = 0; !err && i < db->shard_count; i++)
         if (mask >> i & 1)
-            err = make_room(&db->shards[i], need[i]);
+            err = make_room(&db->shards[i], need[i], range_bytes);
     if (!err && mask)
         db_insert(db, rp->changes, rp->shard_of, mutant("half a batch replayed") ? count / 2 : count, lsn,
                   lsn + wal_record_bytes(len), mask);

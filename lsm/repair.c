@@ -15,6 +15,7 @@
  *
  * Threads: the caller's.
  */
+#include "masked.h"
 #include "repair.h"
 #include "wal_format.h"
 #include "verify.h"
@@ -127,36 +128,21 @@ static bool is_damaged(const struct repair *r, const struct version *v)
     return false;
 }
 
-enum table_compression repair_compression(const struct repair *r, unsigned level)
+/* Everything of a view that can be read, merged; nothing is hidden by range deletes. */
+static int open_view(struct view *v, bool tables, struct iter **out)
 {
-    return vset_has(r->result, STORE_COMPRESSION) ? db_compression(r->options, level)
-                                                  : TABLE_COMPRESSION_NONE;
-}
-
-/* Everything of a view that can be read, merged. */
-static int open_view(const struct view *v, bool tables, struct iter **out)
-{
-    size_t n = 0, max = 1 + v->sealed_count + version_iter_max(v->version);
-    struct iter **children = calloc(max, sizeof *children);
+    size_t n = 0;
+    struct iter **children = calloc(view_children_max(v), sizeof *children);
     int err = children ? 0 : -ENOMEM;
-    if (!err && v->active && !(err = memtable_iter_new(v->active, &children[n])))
-        n++;
-    for (size_t i = 0; !err && i < v->sealed_count; i++)
-        if (!(err = memtable_iter_new(v->sealed[i], &children[n])))
-            n++;
-    if (!err && tables)
-        err = version_iters(v->version, LSM_NOFILL | LSM_SALVAGE, children, &n);
-    if (!err) {
+    if (!err)
+        err = view_children(v, tables, LSM_NOFILL | LSM_SALVAGE, children, &n);
+    if (!err)
         err = merge_iter_new(children, n, out);
-    } else {
-        while (n > 0)
-            iter_free(children[--n]);
-    }
     free(children);
     return err;
 }
 
-static int rewrite_shard(struct repair *r, struct lsm *db, const struct view *v, unsigned shard)
+static int rewrite_shard(struct repair *r, struct lsm *db, struct view *v, unsigned shard)
 {
     struct salvage s = {.env = r->env, .dir = r->path, .numbers = r->result, .db = db};
     struct compact_result written;
@@ -164,7 +150,6 @@ static int rewrite_shard(struct repair *r, struct lsm *db, const struct view *v,
     struct iter *input;
     s.table_bytes = r->table_bytes;
     s.block_bytes = r->block_bytes;
-    s.compression = repair_compression(r, LSM_LEVELS - 1);
     int err = open_view(v, true, &input);
     if (err)
         return err;
@@ -186,7 +171,7 @@ static int rewrite_shard(struct repair *r, struct lsm *db, const struct view *v,
 }
 
 /* The tables stay as they are; what the log holds for the shard becomes one more. */
-static int carry_shard(struct repair *r, const struct lsm *db, const struct view *v, unsigned shard)
+static int carry_shard(struct repair *r, const struct lsm *db, struct view *v, unsigned shard)
 {
     struct compact_result written = {0};
     struct iter *input;
@@ -205,14 +190,22 @@ static int carry_shard(struct repair *r, const struct lsm *db, const struct view
                               .input = input,
                               .merge = r->options->merge,
                               .merge_arg = r->options->callback_arg,
-                              .block_bytes = r->block_bytes,
-                              .compression = repair_compression(r, 0)};
+                              .block_bytes = r->block_bytes};
     job.expected_entries = v->active ? memtable_count(v->active) : 0;
     for (size_t i = 0; i < v->sealed_count; i++)
         job.expected_entries += memtable_count(v->sealed[i]);
-    if (job.expected_entries)
+    struct ranges ranges = {0};
+    if (v->active)
+        err = memtable_ranges(v->active, &ranges);
+    for (size_t i = 0; !err && i < v->sealed_count; i++)
+        err = memtable_ranges(v->sealed[i], &ranges);
+    if (!err)
+        err = ranges_build(&ranges, NULL, 0);
+    job.ranges = &ranges;
+    if (!err && (job.expected_entries || ranges.count))
         err = compact_run(&job, &written);
     iter_free(input);
+    ranges_free(&ranges);
     return err ? err : repair_add_written(r, shard, 0, &written);
 }
 

@@ -33,6 +33,7 @@ struct run {
     bool has_base;
     uint64_t last_seq; /* of the version taken last */
     uint64_t decided;  /* seq of the value or delete that decides; 0: none was found */
+    uint64_t cover;    /* the newest range delete of the key; 0: none */
 };
 
 /* ---- writing ---- */
@@ -62,8 +63,7 @@ static int put(struct run *r, const void *value, size_t len)
     if (r->builder && table_builder_bytes(r->builder) >= s->table_bytes)
         err = finish_table(r);
     if (!err && !r->builder) {
-        struct table_builder_options o = {
-            .env = s->env, .dir = s->dir, .block_bytes = s->block_bytes, .compression = s->compression};
+        struct table_builder_options o = {.env = s->env, .dir = s->dir, .block_bytes = s->block_bytes};
         err = table_builder_new(&o, vset_new_number(s->numbers), &r->builder);
     }
     if (!err)
@@ -106,6 +106,10 @@ static int take_version(struct run *r, const struct iter *it)
     if (r->decided || it->key.seq == r->last_seq)
         return 0;
     r->last_seq = it->key.seq;
+    if (it->key.seq < r->cover) {
+        r->decided = r->cover;
+        return 0;
+    }
     if (it->key.type != ENTRY_MERGE) {
         r->decided = it->key.seq ? it->key.seq : 1;
         r->has_base = it->key.type == ENTRY_PUT;
@@ -171,7 +175,16 @@ static int is_hidden(const struct run *r, bool *hidden)
         if (m->seq_max <= r->decided || key_compare(m->smallest, m->smallest_len, r->key, r->at.len) > 0 ||
             key_compare(m->largest, m->largest_len, r->key, r->at.len) < 0)
             continue;
-        int err = may_hide_version(r, r->s->damaged[i], hidden);
+        uint64_t cover;
+        int err = m->range_deletes
+                      ? table_cover(r->s->damaged[i], r->key, r->at.len, SEQ_MAX, LSM_NOFILL, &cover, NULL)
+                      : 0;
+        if (err == -EIO) { /* it may have been deleted */
+            *hidden = true;
+            return 0;
+        }
+        if (!err)
+            err = may_hide_version(r, r->s->damaged[i], hidden);
         if (err)
             return err;
     }
@@ -206,6 +219,7 @@ static int resolve_by_seq(struct run *r, struct iter *input)
 {
     bool hidden = false;
     int err = 0;
+    r->cover = r->s->ranges ? ranges_cover(r->s->ranges, r->key, r->at.len, SEQ_MAX) : 0;
     while (!err && input->valid && key_compare(input->key.key, input->key.len, r->key, r->at.len) == 0) {
         err = take_version(r, input);
         iter_next(input);

@@ -17,7 +17,6 @@ struct salvage {
     const char *dir;
     struct vset *numbers; /* where file numbers come from */
     size_t table_bytes, block_bytes;
-    enum table_compression compression;
     lsm_route_fn route; /* with `shards` > 0 only the keys of this shard are taken */
     void *callback_arg;
     unsigned shard, shards;
@@ -28,6 +27,7 @@ struct salvage {
     struct lsm *db;
     struct table **damaged;
     size_t damaged_count;
+    const struct ranges *ranges; /* all range deletes that can be read, without a store */
     lsm_merge_fn merge;
 };
 

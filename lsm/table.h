@@ -10,7 +10,7 @@
 #include "env.h"
 #include "ikey.h"
 #include "logger.h"
-#include "table_format.h"
+#include "ranges.h"
 #include <shale/lsm.h>
 
 struct table;
@@ -23,13 +23,22 @@ struct table_meta {
     uint64_t number; /* of the file: NNNNNN.sst */
     uint64_t bytes;
     uint64_t entries, deletes, merges;
+    uint64_t range_deletes;          /* fragments and seqs, not among the entries; one of both is above 0 */
     uint64_t key_bytes, value_bytes; /* uncompressed user bytes */
     uint64_t seq_min, seq_max;
-    uint8_t *smallest, *largest; /* user keys, both inclusive */
+    uint8_t *smallest, *largest; /* user keys: nothing in the table concerns others */
     uint32_t smallest_len, largest_len;
+    bool largest_exclusive; /* the largest is the end of a range delete: it is not concerned itself */
 };
 void table_meta_free(struct table_meta *m);
 int table_meta_copy(const struct table_meta *from, struct table_meta *to);
+
+/* Nothing in the table concerns key, or what is above it. */
+static inline bool table_ends_before(const struct table_meta *m, const void *key, size_t len)
+{
+    int c = key_compare(m->largest, m->largest_len, key, len);
+    return c < 0 || (c == 0 && m->largest_exclusive);
+}
 
 /* "NNNNNN.sst" under dir. */
 void table_path(const char *dir, uint64_t number, char *buf, size_t size);
@@ -40,13 +49,7 @@ struct table_builder_options {
     struct env *env;
     const char *dir;
     size_t block_bytes;
-    uint64_t expected_entries;          /* 0: unknown; sizes the hash array of the filter */
-    enum table_compression compression; /* of data and index blocks, where it pays */
-    struct table_writer_stats *stats;   /* or NULL */
-};
-
-struct table_writer_stats {           /* updated with relaxed atomics when a table is complete */
-    uint64_t raw_bytes, stored_bytes; /* of data and index blocks, before and after compression */
+    uint64_t expected_entries; /* 0: unknown; sizes the hash array of the filter */
 };
 
 /* Creates the file. On any later error call table_builder_abort, which removes it. */
@@ -54,6 +57,11 @@ int table_builder_new(const struct table_builder_options *options, uint64_t numb
                       struct table_builder **out);
 /* Entries in ascending internal-key order (checked: -EINVAL). */
 int table_builder_add(struct table_builder *b, const struct ikey *key, const void *value, size_t value_len);
+/*
+ * Range deletes as fragments, ascending, each with its seqs newest first (checked: -EINVAL). Any time before the end, and
+ * in no order relative to the entries.
+ */
+int table_builder_add_range(struct table_builder *b, const struct range_delete *d);
 uint64_t table_builder_bytes(const struct table_builder *b); /* written and buffered so far */
 uint64_t table_builder_entries(const struct table_builder *b);
 /* Writes index, filter, properties and footer, syncs the file. The directory is the caller's to sync. Releases b on success. */
@@ -104,6 +112,15 @@ void table_release(struct table *t, struct cache_block *pin);
  * salvage only: what comes out has holes. Above the flags of lsm.h, never passed in from outside.
  */
 #define LSM_SALVAGE (1u << 28)
+
+/*
+ * The newest range delete with seq <= seq that covers key into *cover, 0 if none; bounds (may be NULL): where that is
+ * the answer. flags as for table_get. In table_ranges.c, as is the next.
+ */
+int table_cover(struct table *t, const void *key, size_t len, uint64_t seq, unsigned flags, uint64_t *cover,
+                struct range_bounds *bounds);
+/* Adds its range deletes to `out`, as fragments. */
+int table_ranges(struct table *t, struct ranges *out);
 
 /* The table must outlive the iterator. */
 int table_iter_new(struct table *t, unsigned flags, struct iter **out);

@@ -2,7 +2,7 @@
  * table_builder.c - writing a table: a stream of sorted entries in, a complete and synced file out.
  *
  * The format stands in table_format.h. In memory are: the unfinished data block, one unfinished
- * index block per level, the write buffer, and 8 bytes per user key for the filter. The filter itself
+ * index block per level, the range block, the write buffer, and 8 bytes per user key for the filter. The filter itself
  * comes to life in table_builder_finish. Writes have TABLE_WRITE_BYTES each, the last one excepted.
  *
  * The first error sticks: every later call returns it, and only table_builder_abort remains.
@@ -10,7 +10,6 @@
  * Threads: a builder belongs to one.
  */
 #include "block.h"
-#include "compress.h"
 #include "filter.h"
 #include "mutant.h"
 #include "table.h"
@@ -43,15 +42,13 @@ struct table_builder {
     struct block_builder data;
     struct block_builder index[TABLE_INDEX_DEPTH_MAX]; /* [0] holds the handles of data blocks */
     unsigned depth;                                    /* levels in use, at least 1 */
+    struct block_builder ranges;
+    struct range_delete last_range; /* its keys are in range_start and range_end */
+    uint8_t range_start[LSM_KEY_MAX], range_end[LSM_KEY_MAX], range_first[LSM_KEY_MAX];
+    uint32_t range_first_len;
 
     uint64_t *hashes; /* of the different user keys */
     size_t hash_count, hash_cap;
-
-    enum table_compression compression;
-    struct compressor *compressor; /* owned; NULL: none */
-    uint32_t features;             /* enum table_feature, for the footer */
-    struct table_writer_stats *stats;
-    uint64_t raw_bytes, stored_bytes;
 
     uint64_t data_blocks;
     struct table_meta meta; /* grows along; `largest` is set at the end */
@@ -103,10 +100,10 @@ static void release(struct table_builder *b)
 {
     env_close(b->file);
     block_builder_free(&b->data);
+    block_builder_free(&b->ranges);
     for (unsigned i = 0; i < TABLE_INDEX_DEPTH_MAX; i++)
         block_builder_free(&b->index[i]);
     table_meta_free(&b->meta);
-    compressor_free(b->compressor);
     free(b->hashes);
     free(b->out);
     free(b->path);
@@ -145,13 +142,10 @@ int table_builder_new(const struct table_builder_options *options, uint64_t numb
     b->block_bytes = clamp_block_bytes(options->block_bytes);
     b->depth = 1;
     block_builder_init(&b->data, BLOCK_RESTART_DATA);
+    block_builder_init(&b->ranges, 1);
     for (unsigned i = 0; i < TABLE_INDEX_DEPTH_MAX; i++)
         block_builder_init(&b->index[i], BLOCK_RESTART_INDEX);
-    b->compression = options->compression;
-    b->stats = options->stats;
     int err = allocate(b, options);
-    if (!err)
-        err = compressor_new(options->compression, &b->compressor);
     if (!err)
         err = env_open(b->env, b->path, ENV_WRITE | ENV_CREATE | ENV_TRUNC, &b->file);
     if (err) {
@@ -209,42 +203,26 @@ static int append(struct table_builder *b, const void *data, size_t len)
     return 0;
 }
 
-/* Appends the bytes of a block as they are to be stored; data has room for the trailer behind its len bytes. */
-static int append_stored(struct table_builder *b, uint8_t *data, size_t len, enum table_compression how,
-                         size_t raw_len, struct block_handle *out)
+/* Appends a block; data has room for the trailer behind its len bytes. */
+static int append_block(struct table_builder *b, uint8_t *data, size_t len, struct block_handle *out)
 {
+    if (len > TABLE_BLOCK_MAX)
+        return -EFBIG;
     *out = (struct block_handle){position(b), len};
-    struct table_trailer trailer = {.compression = (uint8_t)how};
-    put_le32(trailer.raw_len, (uint32_t)raw_len);
+    struct table_trailer trailer = {.compression = TABLE_COMPRESSION_NONE};
+    put_le32(trailer.raw_len, (uint32_t)len);
     memcpy(data + len, &trailer, TABLE_TRAILER_BYTES);
     put_le64(trailer.checksum, table_block_checksum(b->number, out->offset, data, len));
     memcpy(data + len, &trailer, TABLE_TRAILER_BYTES);
     return append(b, data, len + TABLE_TRAILER_BYTES);
 }
 
-/* Appends a block as it is. */
-static int append_block(struct table_builder *b, uint8_t *data, size_t len, struct block_handle *out)
-{
-    return len > TABLE_BLOCK_MAX ? -EFBIG : append_stored(b, data, len, TABLE_COMPRESSION_NONE, len, out);
-}
-
-/* Of data or index: packed where that pays. */
 static int finish_block(struct table_builder *b, struct block_builder *block, struct block_handle *out)
 {
-    uint8_t *packed;
     int err = block_builder_finish(block);
-    if (err)
-        return err;
-    size_t n = compressor_pack(b->compressor, block->buf, block->len, &packed);
-    err = n ? append_stored(b, packed, n, b->compression, block->len, out)
-            : append_block(b, block->buf, block->len, out);
-    if (err)
-        return err;
-    if (n)
-        b->features |= TABLE_COMPRESSED;
-    b->raw_bytes += block->len;
-    b->stored_bytes += out->length;
-    return 0;
+    if (!err)
+        err = append_block(b, block->buf, block->len, out);
+    return err;
 }
 
 /* ---- index ---- */
@@ -357,12 +335,17 @@ static int check_entry(const struct table_builder *b, const struct ikey *key, si
     return 0;
 }
 
+static void count_seq(struct table_meta *m, uint64_t seq)
+{
+    if (m->entries + m->range_deletes == 0 || seq < m->seq_min)
+        m->seq_min = seq;
+    if (seq > m->seq_max)
+        m->seq_max = seq;
+}
+
 static void count_entry(struct table_meta *m, const struct ikey *key, size_t value_len)
 {
-    if (m->entries == 0 || key->seq < m->seq_min)
-        m->seq_min = key->seq;
-    if (key->seq > m->seq_max)
-        m->seq_max = key->seq;
+    count_seq(m, key->seq);
     m->entries++;
     m->deletes += key->type == ENTRY_DELETE;
     m->merges += key->type == ENTRY_MERGE;
@@ -412,9 +395,52 @@ int table_builder_add(struct table_builder *b, const struct ikey *key, const voi
     return b->error;
 }
 
+/* Behind the last one: a fragment further on, or an older seq of the same. */
+static bool is_next_range(const struct range_delete *last, const struct range_delete *d)
+{
+    int c = key_compare(last->start, last->start_len, d->start, d->start_len);
+    if (c == 0)
+        return d->seq < last->seq && key_compare(last->end, last->end_len, d->end, d->end_len) == 0;
+    return key_compare(last->end, last->end_len, d->start, d->start_len) <= 0;
+}
+
+static int add_range(struct table_builder *b, const struct range_delete *d)
+{
+    struct table_meta *m = &b->meta;
+    if (d->start_len > LSM_KEY_MAX || d->end_len > LSM_KEY_MAX || d->seq > SEQ_MAX ||
+        key_compare(d->start, d->start_len, d->end, d->end_len) >= 0 ||
+        (m->range_deletes && !is_next_range(&b->last_range, d)))
+        return -EINVAL;
+    struct ikey key = {d->start, d->start_len, ENTRY_RANGE_DELETE, d->seq};
+    int err = block_builder_add(&b->ranges, &key, d->end, d->end_len);
+    if (err)
+        return err;
+    if (!m->range_deletes) {
+        memcpy(b->range_first, d->start, d->start_len);
+        b->range_first_len = d->start_len;
+    }
+    count_seq(m, d->seq);
+    m->range_deletes++;
+    memcpy(b->range_start, d->start, d->start_len);
+    memcpy(b->range_end, d->end, d->end_len);
+    b->last_range = *d;
+    b->last_range.start = b->range_start;
+    b->last_range.end = b->range_end;
+    return 0;
+}
+
+int table_builder_add_range(struct table_builder *b, const struct range_delete *d)
+{
+    if (!b->error)
+        b->error = add_range(b, d);
+    return b->error;
+}
+
 uint64_t table_builder_bytes(const struct table_builder *b)
 {
     uint64_t n = position(b);
+    if (b->ranges.count > 0)
+        n += block_builder_bytes(&b->ranges);
     if (b->data.count > 0)
         n += block_builder_bytes(&b->data);
     return n;
@@ -461,6 +487,12 @@ static int append_properties(struct table_builder *b, struct block_handle *out)
     end += m->smallest_len;
     memcpy(end, m->largest, m->largest_len);
     end += m->largest_len;
+    if (m->range_deletes) {
+        struct table_range_properties rp = {.largest_exclusive = m->largest_exclusive};
+        put_le64(rp.range_deletes, m->range_deletes);
+        memcpy(end, &rp, sizeof(rp));
+        end += sizeof(rp);
+    }
     return append_block(b, buf, (size_t)(end - buf), out);
 }
 
@@ -471,35 +503,60 @@ static void put_handle(struct table_disk_handle *out, struct block_handle h)
 }
 
 static int append_footer(struct table_builder *b, struct block_handle filter, struct block_handle root,
-                         struct block_handle properties)
+                         struct block_handle ranges, struct block_handle properties)
 {
     uint64_t offset = position(b);
     struct table_footer f = {0};
     memcpy(f.magic, TABLE_MAGIC, sizeof(f.magic));
     put_le32(f.version, TABLE_VERSION);
-    put_le32(f.incompat, b->features);
     put_le32(f.index_depth, b->depth);
     put_le64(f.number, b->number);
     put_le64(f.file_bytes, offset + sizeof(f));
+    if (b->meta.range_deletes)
+        put_le32(f.incompat, TABLE_RANGES);
     put_handle(&f.filter, filter);
     put_handle(&f.root, root);
     put_handle(&f.properties, properties);
+    put_handle(&f.ranges, ranges);
     put_le64(f.checksum, table_footer_checksum(&f, offset));
     return append(b, &f, sizeof(f));
 }
 
+/* The bounds of all that is in it. */
+static int set_bounds(struct table_builder *b)
+{
+    struct table_meta *m = &b->meta;
+    const struct range_delete *r = &b->last_range;
+    bool ranges = m->range_deletes > 0;
+    if (ranges &&
+        (!m->entries || key_compare(b->range_first, b->range_first_len, m->smallest, m->smallest_len) < 0)) {
+        free(m->smallest);
+        int err = copy_key(b->range_first, b->range_first_len, &m->smallest);
+        if (err)
+            return err;
+        m->smallest_len = b->range_first_len;
+    }
+    m->largest_exclusive =
+        ranges && (!m->entries || key_compare(r->end, r->end_len, b->last_key, b->last_len) > 0);
+    m->largest_len = m->largest_exclusive ? r->end_len : b->last_len;
+    return copy_key(m->largest_exclusive ? r->end : b->last_key, m->largest_len, &m->largest);
+}
+
 static int finish(struct table_builder *b)
 {
-    struct block_handle filter, root, properties;
-    if (b->meta.entries == 0)
+    struct block_handle filter = {0}, root = {0}, ranges = {0}, properties;
+    if (b->meta.entries + b->meta.range_deletes == 0)
         return -EINVAL;
-    int err = copy_key(b->last_key, b->last_len, &b->meta.largest);
+    int err = set_bounds(b);
     if (err)
         return err;
-    b->meta.largest_len = b->last_len;
-    if ((err = data_cut(b, NULL)) || (err = index_finish(b, &root)) || (err = append_filter(b, &filter)) ||
-        (err = append_properties(b, &properties)) || (err = append_footer(b, filter, root, properties)) ||
-        (err = flush_out(b)))
+    if (b->meta.entries &&
+        ((err = data_cut(b, NULL)) || (err = index_finish(b, &root)) || (err = append_filter(b, &filter))))
+        return err;
+    if (b->meta.range_deletes && (err = finish_block(b, &b->ranges, &ranges)))
+        return err;
+    if ((err = append_properties(b, &properties)) ||
+        (err = append_footer(b, filter, root, ranges, properties)) || (err = flush_out(b)))
         return err;
     return mutant("table not synced") ? 0 : env_sync(b->file);
 }
@@ -514,10 +571,6 @@ int table_builder_finish(struct table_builder *b, struct table_meta *out)
     out->number = b->number;
     out->bytes = position(b);
     memset(&b->meta, 0, sizeof(b->meta)); /* the keys have a new owner */
-    if (b->stats) {
-        __atomic_fetch_add(&b->stats->raw_bytes, b->raw_bytes, __ATOMIC_RELAXED);
-        __atomic_fetch_add(&b->stats->stored_bytes, b->stored_bytes, __ATOMIC_RELAXED);
-    }
     release(b);
     return 0;
 }

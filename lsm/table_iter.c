@@ -331,10 +331,47 @@ static int damaged_iter_new(struct table *t, unsigned flags, struct iter **out)
     return 0;
 }
 
+/* ---- of a table without entries ---- */
+
+static void empty_stop(struct iter *base)
+{
+    base->valid = false;
+    base->status = 0;
+}
+
+static void empty_seek(struct iter *base, const uint8_t *key, size_t len, uint64_t seq)
+{
+    (void)key, (void)len, (void)seq;
+    empty_stop(base);
+}
+
+static void empty_free(struct iter *base) { free(base); }
+
+static const struct iter_ops empty_iter_ops = {
+    .first = empty_stop,
+    .last = empty_stop,
+    .seek = empty_seek,
+    .next = empty_stop,
+    .prev = empty_stop,
+    .free = empty_free,
+};
+
+static int empty_iter_new(struct iter **out)
+{
+    struct iter *it = calloc(1, sizeof(*it));
+    if (!it)
+        return -ENOMEM;
+    it->ops = &empty_iter_ops;
+    *out = it;
+    return 0;
+}
+
 int table_iter_new(struct table *t, unsigned flags, struct iter **out)
 {
     if (t->damaged)
         return damaged_iter_new(t, flags, out);
+    if (t->meta.entries == 0)
+        return empty_iter_new(out);
     /* Only as many cursors as the tree has levels, at over 1 KiB each. */
     size_t size = offsetof(struct table_iter, cursor) + (t->layout.depth + 1) * sizeof(struct cursor);
     struct table_iter *it = calloc(1, size);

@@ -12,7 +12,6 @@
  *
  * Threads: any number may use an open table.
  */
-#include "compress.h"
 #include "filter.h"
 #include "mutant.h"
 #include "table_read.h"
@@ -29,104 +28,64 @@ static void count32(uint32_t *counter) { __atomic_fetch_add(counter, 1, __ATOMIC
 
 /* ---- blocks ---- */
 
-/* Memory for the contents of a block: aligned, so that a line of the filter is a line of the processor's cache. */
-static uint8_t *block_memory(size_t len)
-{
-    size_t room = (len + TABLE_TRAILER_BYTES + CACHE_LINE_BYTES - 1) / CACHE_LINE_BYTES * CACHE_LINE_BYTES;
-    return aligned_alloc(CACHE_LINE_BYTES, room);
-}
-
-/* The bytes of a block as they are stored, its trailer behind them. *raw_len: of the contents. */
-static int check_block(const struct table *t, struct block_handle h, const uint8_t *data, size_t *raw_len)
+static int check_block(const struct table *t, struct block_handle h, const uint8_t *data)
 {
     const struct table_trailer *trailer = (const struct table_trailer *)(data + h.length);
     if (get_le64(trailer->checksum) != table_block_checksum(t->number, h.offset, data, h.length) &&
-        !mutant("checksum of a block ignored") &&
-        !(mutant("checksum of a packed block ignored") && trailer->compression))
+        !mutant("checksum of a block ignored"))
         return logger_corrupt(&t->log, t->path, h.offset,
                               "checksum of a block of %" PRIu64 " bytes does not match", h.length);
-    *raw_len = get_le32(trailer->raw_len);
-    if (trailer->compression == TABLE_COMPRESSION_NONE) {
-        if (*raw_len != h.length)
-            return logger_corrupt(&t->log, t->path, h.offset, "a block's length is not that of its handle");
-        return 0;
-    }
-    if (trailer->compression > TABLE_COMPRESSION_ZSTD) {
+    if (trailer->compression != TABLE_COMPRESSION_NONE) {
         logger_write(&t->log, LSM_LOG_ERROR,
                      "%s: the block at %" PRIu64 " has compression %u: a newer release has written it",
                      t->path, h.offset, trailer->compression);
         return -ENOTSUP;
     }
-    if (!(t->layout.incompat & TABLE_COMPRESSED) ||
-        !block_raw_len_is_sane(trailer->compression, data, h.length, *raw_len))
-        return logger_corrupt(&t->log, t->path, h.offset, "a compressed block that can't be one");
+    if (get_le32(trailer->raw_len) != h.length)
+        return logger_corrupt(&t->log, t->path, h.offset, "a block's length is not that of its handle");
     return 0;
 }
 
-/* The contents of a checked block; takes `owned` over, which may be where `stored` lies. */
-static int unpack_block(const struct table *t, struct block_handle h, const uint8_t *stored, uint8_t *owned,
-                        size_t raw_len, uint8_t **out)
-{
-    const struct table_trailer *trailer = (const struct table_trailer *)(stored + h.length);
-    if (trailer->compression == TABLE_COMPRESSION_NONE && owned) {
-        *out = owned;
-        return 0;
-    }
-    uint8_t *data = block_memory(raw_len);
-    int err = data ? 0 : -ENOMEM;
-    if (!err && trailer->compression == TABLE_COMPRESSION_NONE)
-        memcpy(data, stored, raw_len);
-    else if (!err)
-        err = block_decompress(trailer->compression, stored, h.length, data, raw_len);
-    free(owned);
-    if (!err) {
-        *out = data;
-        return 0;
-    }
-    free(data);
-    return err == -EIO ? logger_corrupt(&t->log, t->path, h.offset,
-                                        "a block with a good checksum can't be uncompressed")
-                       : err;
-}
-
-static int read_stored(const struct table *t, struct block_handle h, uint8_t **out)
+/* Reads a block with its trailer from the window, if it lies in there, or from the file. */
+static int read_bytes_at(const struct table *t, struct block_handle h, const struct table_window *w,
+                         uint8_t *out)
 {
     size_t len = h.length + TABLE_TRAILER_BYTES;
-    uint8_t *data = block_memory(h.length);
-    if (!data)
-        return -ENOMEM;
-    ssize_t n = env_pread(t->file, data, len, h.offset);
-    if (n >= 0 && (size_t)n == len) {
-        *out = data;
+    if (w && window_has(w, h)) {
+        memcpy(out, w->buf + (h.offset - w->offset), len);
         return 0;
     }
-    free(data);
-    return n < 0 ? (int)n : logger_corrupt(&t->log, t->path, h.offset, "the file ends inside a block");
+    ssize_t n = env_pread(t->file, out, len, h.offset);
+    if (n < 0)
+        return (int)n;
+    if ((size_t)n != len)
+        return logger_corrupt(&t->log, t->path, h.offset, "the file ends inside a block");
+    return 0;
 }
 
-/* A verified block in memory of its own; *out is malloc'ed. */
+/* A verified block in memory of its own; *out is malloc'ed, the trailer behind h.length bytes. */
 int table_read_block(const struct table *t, struct block_handle h, const struct table_window *w,
-                     uint8_t **out, size_t *len)
+                     uint8_t **out)
 {
-    const uint8_t *stored;
-    uint8_t *owned = NULL;
-    int err = 0;
-    if (w && window_has(w, h))
-        stored = w->buf + (h.offset - w->offset);
-    else
-        err = read_stored(t, h, &owned), stored = owned;
+    /* Aligned, so that a line of the filter is a line of the processor's cache. */
+    size_t room =
+        (h.length + TABLE_TRAILER_BYTES + CACHE_LINE_BYTES - 1) / CACHE_LINE_BYTES * CACHE_LINE_BYTES;
+    uint8_t *data = aligned_alloc(CACHE_LINE_BYTES, room);
+    if (!data)
+        return -ENOMEM;
+    int err = read_bytes_at(t, h, w, data);
     if (!err)
-        err = check_block(t, h, stored, len);
+        err = check_block(t, h, data);
     if (err) {
-        free(owned);
+        free(data);
         return err;
     }
-    err = unpack_block(t, h, stored, owned, *len, out);
-    if (!err && t->stats) {
+    if (t->stats) {
         count(&t->stats->blocks_read, 1);
         count(&t->stats->block_bytes_read, h.length + TABLE_TRAILER_BYTES);
     }
-    return err;
+    *out = data;
+    return 0;
 }
 
 /* Reads a block that the cache does not have, and puts it there. */
@@ -134,11 +93,10 @@ int table_load_block(const struct table *t, struct block_handle h, const struct 
                      struct cache_block **out)
 {
     uint8_t *data;
-    size_t len;
-    int err = table_read_block(t, h, w, &data, &len);
+    int err = table_read_block(t, h, w, &data);
     if (err)
         return err;
-    return cache_insert(t->cache, t->number, h.offset, data, len, keep, out);
+    return cache_insert(t->cache, t->number, h.offset, data, h.length, keep, out);
 }
 
 int table_get_block(const struct table *t, struct block_handle h, unsigned flags, bool keep,
@@ -180,6 +138,18 @@ static int footer_handle(const struct table_disk_handle *d, uint64_t end, struct
     return 0;
 }
 
+/* Filter and root. Both are zero in a table of nothing but ranges. */
+static int check_tree(const struct table_footer *f, uint64_t end, struct table_layout *out)
+{
+    static const struct table_disk_handle zero;
+    bool none = memcmp(&f->filter, &zero, sizeof(zero)) == 0 && memcmp(&f->root, &zero, sizeof(zero)) == 0;
+    out->filter = out->root = (struct block_handle){0};
+    if (none)
+        return out->ranges.length > 0 && out->ranges.offset == 0 ? 0 : -EIO;
+    int err = footer_handle(&f->filter, end, &out->filter);
+    return err ? err : footer_handle(&f->root, out->filter.offset, &out->root);
+}
+
 static int check_footer(const struct table *t, const struct table_footer *f, uint64_t offset,
                         struct table_layout *out)
 {
@@ -197,12 +167,18 @@ static int check_footer(const struct table *t, const struct table_footer *f, uin
         return logger_corrupt(&t->log, t->path, offset, "the file is table %" PRIu64 ", not %" PRIu64,
                               get_le64(f->number), t->number);
     out->depth = get_le32(f->index_depth);
-    out->incompat = get_le32(f->incompat);
+    out->ranges = (struct block_handle){0};
+    uint64_t before = 0; /* where the properties begin, or the ranges */
+    if (footer_handle(&f->properties, offset, &out->properties) == 0)
+        before = out->properties.offset;
+    if (get_le32(f->incompat) & TABLE_RANGES) {
+        if (footer_handle(&f->ranges, before, &out->ranges) || out->ranges.length == 0)
+            return logger_corrupt(&t->log, t->path, offset, "the footer has impossible contents");
+        before = out->ranges.offset;
+    }
     if (get_le32(f->version) == 0 || out->depth == 0 || out->depth > TABLE_INDEX_DEPTH_MAX ||
         get_le64(f->file_bytes) != t->meta.bytes || footer_handle(&f->properties, offset, &out->properties) ||
-        footer_handle(&f->filter, out->properties.offset, &out->filter) ||
-        footer_handle(&f->root, out->filter.offset, &out->root) ||
-        out->properties.length > TABLE_PROPERTIES_MAX)
+        check_tree(f, before, out) || out->properties.length > TABLE_PROPERTIES_MAX)
         return logger_corrupt(&t->log, t->path, offset, "the footer has impossible contents");
     return 0;
 }
@@ -227,6 +203,16 @@ int table_read_footer(const struct table *t, struct table_layout *out)
     return check_footer(t, &f, offset, out);
 }
 
+/* What stands behind the keys is that of a table with range deletes, or nothing. */
+static bool range_properties_match(const uint8_t *at, size_t len, const struct table_meta *m)
+{
+    const struct table_range_properties *p = (const struct table_range_properties *)at;
+    if (!m->range_deletes)
+        return len == 0;
+    return len == sizeof(*p) && get_le64(p->range_deletes) == m->range_deletes &&
+           p->largest_exclusive == m->largest_exclusive;
+}
+
 static bool properties_match(const struct table_properties *p, size_t len, const struct table_meta *m)
 {
     if (len < sizeof(*p))
@@ -234,23 +220,30 @@ static bool properties_match(const struct table_properties *p, size_t len, const
     uint32_t smallest = get_le32(p->smallest_len), largest = get_le32(p->largest_len);
     const uint8_t *keys = (const uint8_t *)(p + 1);
     return smallest == m->smallest_len && largest == m->largest_len &&
-           len == sizeof(*p) + (uint64_t)smallest + largest && memcmp(keys, m->smallest, smallest) == 0 &&
-           memcmp(keys + smallest, m->largest, largest) == 0 && get_le64(p->entries) == m->entries &&
-           get_le64(p->deletes) == m->deletes && get_le64(p->merges) == m->merges &&
-           get_le64(p->key_bytes) == m->key_bytes && get_le64(p->value_bytes) == m->value_bytes &&
-           get_le64(p->seq_min) == m->seq_min && get_le64(p->seq_max) == m->seq_max;
+           len >= sizeof(*p) + (uint64_t)smallest + largest &&
+           range_properties_match(keys + smallest + largest, len - sizeof(*p) - smallest - largest, m) &&
+           memcmp(keys, m->smallest, smallest) == 0 && memcmp(keys + smallest, m->largest, largest) == 0 &&
+           get_le64(p->entries) == m->entries && get_le64(p->deletes) == m->deletes &&
+           get_le64(p->merges) == m->merges && get_le64(p->key_bytes) == m->key_bytes &&
+           get_le64(p->value_bytes) == m->value_bytes && get_le64(p->seq_min) == m->seq_min &&
+           get_le64(p->seq_max) == m->seq_max;
+}
+
+/* The footer names a range block, and a tree, if and only if the properties speak of what is in them. */
+static bool has_what_it_says(const struct table_layout *l, const struct table_meta *m)
+{
+    return (l->ranges.length > 0) == (m->range_deletes > 0) && (l->root.length > 0) == (m->entries > 0);
 }
 
 int table_read_properties(const struct table *t, const struct table_layout *layout, uint64_t *data_blocks)
 {
     uint8_t *data;
-    size_t len;
     struct block_handle h = layout->properties;
-    int err = table_read_block(t, h, NULL, &data, &len);
+    int err = table_read_block(t, h, NULL, &data);
     if (err)
         return err;
     const struct table_properties *p = (const struct table_properties *)data;
-    if (properties_match(p, len, &t->meta))
+    if (properties_match(p, h.length, &t->meta) && has_what_it_says(layout, &t->meta))
         *data_blocks = get_le64(p->data_blocks);
     else
         err = logger_corrupt(&t->log, t->path, h.offset, "the properties are not those in the manifest");
@@ -321,17 +314,17 @@ const struct table_meta *table_meta_of(const struct table *t) { return &t->meta;
 static int take_properties(struct table *t)
 {
     uint8_t *data;
-    size_t len;
     struct block_handle h = t->layout.properties;
-    int err = table_read_block(t, h, NULL, &data, &len);
+    int err = table_read_block(t, h, NULL, &data);
     if (err)
         return err;
     const struct table_properties *p = (const struct table_properties *)data;
     struct table_meta *m = &t->meta;
-    uint64_t smallest = len < sizeof(*p) ? 0 : get_le32(p->smallest_len);
-    uint64_t largest = len < sizeof(*p) ? 0 : get_le32(p->largest_len);
-    if (len < sizeof(*p) || smallest > LSM_KEY_MAX || largest > LSM_KEY_MAX ||
-        len != sizeof(*p) + smallest + largest) {
+    uint64_t smallest = h.length < sizeof(*p) ? 0 : get_le32(p->smallest_len);
+    uint64_t largest = h.length < sizeof(*p) ? 0 : get_le32(p->largest_len);
+    size_t more = t->layout.ranges.length ? sizeof(struct table_range_properties) : 0;
+    if (h.length < sizeof(*p) || smallest > LSM_KEY_MAX || largest > LSM_KEY_MAX ||
+        h.length != sizeof(*p) + smallest + largest + more) {
         free(data);
         return table_bad_block(t, h.offset);
     }
@@ -342,6 +335,12 @@ static int take_properties(struct table *t)
     m->value_bytes = get_le64(p->value_bytes);
     m->seq_min = get_le64(p->seq_min);
     m->seq_max = get_le64(p->seq_max);
+    if (more) {
+        const struct table_range_properties *rp =
+            (const struct table_range_properties *)(data + sizeof(*p) + smallest + largest);
+        m->range_deletes = get_le64(rp->range_deletes);
+        m->largest_exclusive = rp->largest_exclusive;
+    }
     struct table_meta borrowed = *m;
     borrowed.smallest = data + sizeof(*p);
     borrowed.largest = borrowed.smallest + smallest;
@@ -445,6 +444,8 @@ int table_get(struct table *t, const void *key, size_t len, uint64_t seq, unsign
     if (t->damaged)
         return logger_corrupt(&t->log, t->path, 0,
                               "the table is damaged as a whole, what may lie in it can't be read");
+    if (t->meta.entries == 0)
+        return -ENOENT;
     int err = ask_filter(t, key, len, flags);
     if (err)
         return err;

@@ -15,13 +15,13 @@ struct verifier {
     const struct table *table;
     struct table_layout layout; /* as the file says now */
     const uint8_t *filter;
-    size_t filter_len;
     uint64_t expected;    /* offset at which the next block must begin */
     uint64_t data_blocks; /* seen */
     uint64_t bad_offset;
-    struct table_meta seen; /* counts only */
-    struct ikey last;       /* entry or index key above it; its bytes are in last_key */
-    bool between;           /* `last` is a shortened index key: no entry has its user key */
+    struct table_meta seen;                 /* counts only */
+    struct ikey last;                       /* entry or index key above it; its bytes are in last_key */
+    bool reaches_smallest, reaches_largest; /* something in it does */
+    bool between;                           /* `last` is a shortened index key: no entry has its user key */
     uint8_t last_key[LSM_KEY_MAX];
 };
 
@@ -46,10 +46,15 @@ static int verify_entry(struct verifier *v, uint64_t offset, const struct block_
         return verify_failed(v, offset, "entries are out of order");
     if (v->between && key_compare(v->last.key, v->last.len, k->key, k->len) == 0)
         return verify_failed(v, offset, "an index key hides versions of a user key");
-    if (m->entries == 0 &&
-        key_compare(k->key, k->len, v->table->meta.smallest, v->table->meta.smallest_len) != 0)
-        return verify_failed(v, offset, "the first key is not the smallest one of the manifest");
-    if (filter_test(v->filter, v->filter_len, filter_hash(k->key, k->len)) != 1)
+    if (k->type > ENTRY_MERGE)
+        return verify_failed(v, offset, "an entry has a type that has no place there");
+    if (m->entries == 0) {
+        int c = key_compare(k->key, k->len, v->table->meta.smallest, v->table->meta.smallest_len);
+        v->reaches_smallest |= c == 0;
+        if (c < 0)
+            return verify_failed(v, offset, "the first key is below the smallest one of the manifest");
+    }
+    if (filter_test(v->filter, v->layout.filter.length, filter_hash(k->key, k->len)) != 1)
         return verify_failed(v, v->layout.filter.offset, "the filter denies a key that is there");
     if (m->entries == 0 || k->seq < m->seq_min)
         m->seq_min = k->seq;
@@ -113,10 +118,9 @@ static int verify_walk(struct verifier *v, struct block_handle h, unsigned level
 static int verify_block(struct verifier *v, struct block_handle h, unsigned level)
 {
     uint8_t *data = NULL;
-    size_t len = 0;
     struct block_iter at;
-    int err = table_read_block(v->table, h, NULL, &data, &len);
-    if (!err && block_iter_init(&at, data, len))
+    int err = table_read_block(v->table, h, NULL, &data);
+    if (!err && block_iter_init(&at, data, h.length))
         err = table_bad_block(v->table, h.offset);
     if (err) {
         v->bad_offset = h.offset;
@@ -132,20 +136,78 @@ out:
     return err;
 }
 
+/* One entry of the range block, after `last`, which is zero at first. */
+static int verify_range(struct verifier *v, const struct block_iter *at, const struct range_delete *last)
+{
+    const struct table_meta *b = &v->table->meta;
+    struct table_meta *m = &v->seen;
+    uint64_t offset = v->layout.ranges.offset;
+    const struct ikey *k = &at->key;
+    if (k->type != ENTRY_RANGE_DELETE || at->value_len > LSM_KEY_MAX ||
+        key_compare(k->key, k->len, at->value, at->value_len) >= 0)
+        return verify_failed(v, offset, "a range delete has impossible bounds");
+    if (m->range_deletes > 0) {
+        int c = key_compare(last->start, last->start_len, k->key, k->len);
+        if (c == 0 ? k->seq >= last->seq || key_compare(last->end, last->end_len, at->value, at->value_len)
+                   : key_compare(last->end, last->end_len, k->key, k->len) > 0)
+            return verify_failed(v, offset, "range deletes are out of order or overlap");
+    }
+    int low = key_compare(k->key, k->len, b->smallest, b->smallest_len);
+    int high = key_compare(at->value, at->value_len, b->largest, b->largest_len);
+    if (low < 0 || high > 0)
+        return verify_failed(v, offset, "a range delete reaches beyond the bounds of the manifest");
+    v->reaches_smallest |= low == 0;
+    v->reaches_largest |= high == 0 && b->largest_exclusive;
+    if (m->entries + m->range_deletes == 0 || k->seq < m->seq_min)
+        m->seq_min = k->seq;
+    if (k->seq > m->seq_max)
+        m->seq_max = k->seq;
+    m->range_deletes++;
+    return 0;
+}
+
+static int verify_ranges(struct verifier *v)
+{
+    uint8_t *data = NULL, start[LSM_KEY_MAX];
+    struct range_delete last = {.start = start};
+    struct block_iter at;
+    struct block_handle h = v->layout.ranges;
+    v->bad_offset = h.offset;
+    int err = table_read_block(v->table, h, NULL, &data);
+    if (!err && block_iter_init(&at, data, h.length))
+        err = table_bad_block(v->table, h.offset);
+    if (err)
+        goto out;
+    for (block_iter_first(&at); at.valid && !err; block_iter_next(&at)) {
+        err = verify_range(v, &at, &last);
+        memcpy(start, at.key.key, at.key.len);
+        last = (struct range_delete){start, at.value, at.key.len, (uint32_t)at.value_len, at.key.seq};
+    }
+    if (!err && at.bad)
+        err = table_bad_block(v->table, h.offset);
+out:
+    free(data);
+    return err;
+}
+
 static int verify_totals(struct verifier *v, uint64_t data_blocks)
 {
     const struct table *t = v->table;
     const struct table_meta *a = &v->seen, *b = &t->meta;
     if (a->entries != b->entries || a->deletes != b->deletes || a->merges != b->merges ||
         a->key_bytes != b->key_bytes || a->value_bytes != b->value_bytes || a->seq_min != b->seq_min ||
-        a->seq_max != b->seq_max || v->data_blocks != data_blocks)
+        a->seq_max != b->seq_max || a->range_deletes != b->range_deletes || v->data_blocks != data_blocks)
         return verify_failed(v, v->layout.properties.offset, "the counts are not those of the entries");
     /* The last index key is the last entry, so v->last is it. */
-    if (key_compare(v->last.key, v->last.len, b->largest, b->largest_len) != 0)
+    int c = b->entries ? key_compare(v->last.key, v->last.len, b->largest, b->largest_len) : -1;
+    if (c > 0 || !(c == 0 || v->reaches_largest) || !v->reaches_smallest)
         return verify_failed(v, v->layout.properties.offset,
-                             "the last key is not the largest one of the manifest");
-    if (v->expected != v->layout.filter.offset ||
-        handle_end(v->layout.filter) != v->layout.properties.offset ||
+                             "the first or last key is not that of the manifest");
+    uint64_t tree_end = b->entries ? handle_end(v->layout.filter) : 0;
+    if ((b->entries && v->expected != v->layout.filter.offset) ||
+        (b->range_deletes && (tree_end != v->layout.ranges.offset ||
+                              handle_end(v->layout.ranges) != v->layout.properties.offset)) ||
+        (!b->range_deletes && tree_end != v->layout.properties.offset) ||
         handle_end(v->layout.properties) != b->bytes - TABLE_FOOTER_BYTES)
         return verify_failed(v, b->bytes - TABLE_FOOTER_BYTES, "there are bytes between the blocks");
     return 0;
@@ -170,10 +232,12 @@ int table_verify(struct table *t, uint64_t *bad_offset)
     if ((err = table_read_properties(t, &v->layout, &data_blocks)))
         goto out;
     v->bad_offset = v->layout.filter.offset;
-    if ((err = table_read_block(t, v->layout.filter, NULL, &filter, &v->filter_len)))
+    if (t->meta.entries && (err = table_read_block(t, v->layout.filter, NULL, &filter)))
         goto out;
     v->filter = filter;
-    if ((err = verify_block(v, v->layout.root, 0)))
+    if (t->meta.entries && (err = verify_block(v, v->layout.root, 0)))
+        goto out;
+    if (t->meta.range_deletes && (err = verify_ranges(v)))
         goto out;
     err = verify_totals(v, data_blocks);
 out:

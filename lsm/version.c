@@ -7,7 +7,8 @@
  * closing and unlinking are left to vset_collect.
  *
  * Invariants, checked whenever a version is built: in L0 a newer file's seqs are all above an older
- * one's; in every other level files ascend and share no user key, not even at their bounds. A
+ * one's; in every other level files ascend and share no user key, not even at their bounds, unless the
+ * lower one's is the end of a range delete, which is not part of it. A
  * version's entries for one key are therefore ordered newest first by level, and by position in L0.
  */
 #include "vset_internal.h"
@@ -111,8 +112,7 @@ static bool level_is_ordered(const struct level *level, unsigned l)
 {
     for (size_t i = 1; i < level->count; i++) {
         const struct table_meta *a = &level->files[i - 1]->meta, *b = &level->files[i]->meta;
-        bool ordered = l == 0 ? a->seq_min > b->seq_max
-                              : key_compare(a->largest, a->largest_len, b->smallest, b->smallest_len) < 0;
+        bool ordered = l == 0 ? a->seq_min > b->seq_max : table_ends_before(a, b->smallest, b->smallest_len);
         if (!ordered)
             return false;
     }
@@ -159,7 +159,9 @@ static size_t build_level(struct version *v, unsigned l, const struct version *b
     for (size_t i = 0; i < level->count; i++) {
         table_file_ref(level->files[i]);
         level->bytes += level->files[i]->meta.bytes;
+        level->ranged += level->files[i]->meta.range_deletes > 0;
     }
+    v->ranged += level->ranged;
     return left_out;
 }
 
@@ -209,7 +211,7 @@ size_t level_find(const struct level *l, const void *key, size_t len)
     while (from < to) {
         size_t mid = from + (to - from) / 2;
         const struct table_meta *m = &l->files[mid]->meta;
-        if (key_compare(m->largest, m->largest_len, key, len) < 0)
+        if (table_ends_before(m, key, len))
             from = mid + 1;
         else
             to = mid;
@@ -220,7 +222,25 @@ size_t level_find(const struct level *l, const void *key, size_t len)
 static bool may_hold(const struct table_meta *m, const void *key, size_t len, uint64_t seq)
 {
     return m->seq_min <= seq && key_compare(m->smallest, m->smallest_len, key, len) <= 0 &&
-           key_compare(m->largest, m->largest_len, key, len) >= 0;
+           !table_ends_before(m, key, len);
+}
+
+/* What table_get found, or -ENOENT, in a table with range deletes: one that is newer is found instead, as a delete. */
+static int get_ranged(struct table *t, const void *key, size_t len, uint64_t seq, unsigned flags, int found,
+                      struct ikey *out_key, size_t *value_len, struct cache_block **pin)
+{
+    uint64_t cover;
+    int rc = table_cover(t, key, len, seq, flags, &cover, NULL);
+    if (!rc && (!cover || (!found && out_key->seq > cover)))
+        return found;
+    if (!found)
+        table_release(t, *pin);
+    *pin = NULL;
+    if (rc)
+        return rc;
+    *out_key = (struct ikey){key, (uint32_t)len, ENTRY_DELETE, cover};
+    *value_len = 0;
+    return 0;
 }
 
 int version_get(struct version *v, const void *key, size_t len, uint64_t seq, unsigned flags, unsigned *level,
@@ -239,6 +259,8 @@ int version_get(struct version *v, const void *key, size_t len, uint64_t seq, un
             if (!may_hold(&f->meta, key, len, seq))
                 continue;
             int rc = table_get(f->table, key, len, seq, flags, out_key, value, value_len, pin);
+            if (f->meta.range_deletes && (!rc || rc == -ENOENT))
+                rc = get_ranged(f->table, key, len, seq, flags, rc, out_key, value_len, pin);
             if (rc == -ENOENT)
                 continue;
             if (!rc)

@@ -38,19 +38,21 @@ struct level {
     struct table_file **files; /* L0: newest first (descending seq_max). Others: ascending, disjoint */
     size_t count;
     uint64_t bytes;
+    size_t ranged; /* files with range deletes */
 };
 
 struct version {
     unsigned refs; /* atomic */
     unsigned shard;
     struct vset *vset; /* which made it, and which its files return to */
+    size_t ranged;     /* files with range deletes, of all levels */
     struct level levels[LSM_LEVELS];
 };
 
 void version_ref(struct version *v);
 void version_unref(struct version *v); /* files that become unused are queued for vset_collect */
 
-/* Index of the first file in a sorted level (>= 1) whose largest key is >= key; count if none. */
+/* Index of the first file in a sorted level (>= 1) that does not end before key; count if none. */
 size_t level_find(const struct level *l, const void *key, size_t len);
 
 /*
@@ -95,7 +97,7 @@ struct vset_options {
  */
 enum store_feature {
     STORE_COMPRESSION = 1u << 0,   /* compressed blocks in tables */
-    STORE_RANGE_DELETES = 1u << 1, /* reserved */
+    STORE_RANGE_DELETES = 1u << 1, /* in the log, in tables */
     STORE_BLOBS = 1u << 2,         /* reserved */
     STORE_SNAPSHOTS = 1u << 3,     /* reserved: named snapshots */
     STORE_RESERVE = 1u << 4,       /* reserved: space set aside for a full disk */

@@ -141,7 +141,7 @@ int view_rotate(struct shard *s, size_t arena_bytes, struct view **retired)
 {
     struct view *old = s->view;
     /* An empty one (too small for the batch to come) has nothing to flush and no LSN that would pin the log. */
-    size_t sealing = memtable_count(old->active) > 0 || mutant("an empty memtable is sealed");
+    size_t sealing = !memtable_is_empty(old->active) || mutant("an empty memtable is sealed");
     struct view *v = view_new(s, old->sealed_count + sealing);
     if (!v)
         return -ENOMEM;

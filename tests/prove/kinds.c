@@ -12,5 +12,6 @@ const struct kind kinds[] = {
     {"full", prove_full, "the disk fills up, and has space again"},
     {"memory", prove_memory, "allocations fail"},
     {"damage", prove_damage, "bits of files flip"},
+    {"model", prove_model, "nothing fails: every operation, with all options varied, against a sorted array"},
 };
 const unsigned kind_count = sizeof kinds / sizeof kinds[0];

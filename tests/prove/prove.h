@@ -26,6 +26,7 @@ void prove_fault(uint64_t seed);
 void prove_full(uint64_t seed);
 void prove_memory(uint64_t seed);
 void prove_damage(uint64_t seed);
+void prove_model(uint64_t seed);
 
 /* ---- crash.c ---- */
 

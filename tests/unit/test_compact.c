@@ -329,7 +329,7 @@ static void test_cuts_by_grandparent(void **state)
             .bytes = 100000, .smallest = keys[i], .largest = keys[i], .smallest_len = 8, .largest_len = 8};
         pointers[i] = &files[i];
     }
-    struct level grandparent = {pointers, 100, 0};
+    struct level grandparent = {.files = pointers, .count = 100};
     struct entries in = {calloc(1000, sizeof(struct entry)), 1000};
     for (size_t i = 0; i < in.count; i++) {
         in.list[i] = (struct entry){.key_len = 8, .seq = 1, .type = ENTRY_PUT};

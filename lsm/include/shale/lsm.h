@@ -66,14 +66,6 @@ typedef size_t (*lsm_merge_fn)(void *arg, const void *base, size_t base_len, boo
 /* Which shard a key belongs to: the result modulo the number of shards. Must never change. */
 typedef uint64_t (*lsm_route_fn)(void *arg, const void *key, size_t key_len);
 
-/* How blocks of tables are compressed, where that saves an eighth. What is there stays readable, whatever is chosen. */
-enum lsm_compression {
-    LSM_COMPRESSION_AUTO, /* the last level by Zstandard, those above by LZ4 */
-    LSM_COMPRESSION_NONE,
-    LSM_COMPRESSION_LZ4,
-    LSM_COMPRESSION_ZSTD,
-};
-
 struct lsm_options {
     unsigned flags;            /* enum lsm_open_flags */
     unsigned shards;           /* at creation only; 0: number of CPUs, at least 2. At most 64 */
@@ -81,14 +73,13 @@ struct lsm_options {
     size_t write_buffer_bytes; /* of one memtable; 0: memory_bytes / (8 * shards), 1..64 MiB */
     size_t table_bytes;        /* size at which compaction starts a new table; 0: 8 MiB */
     size_t block_bytes;        /* of a table, uncompressed; 0: 8 KiB */
-    enum lsm_compression compression;
-    size_t log_segment_bytes; /* at creation only; 0: 16 MiB. At least 1 MiB */
-    size_t log_budget_bytes;  /* unflushed log that triggers flushes; 0: 4 segments */
-    unsigned commit_ms;       /* sync at the latest this long after a write; 0: 1000 */
-    unsigned level_ratio;     /* size of a level relative to the one above; 0: 10 */
-    lsm_route_fn route;       /* NULL: XXH3 of the whole key */
-    lsm_merge_fn merge;       /* NULL: -EINVAL from lsm_batch_merge, and from reading what must be folded */
-    void *callback_arg;       /* passed to route and merge */
+    size_t log_segment_bytes;  /* at creation only; 0: 16 MiB. At least 1 MiB */
+    size_t log_budget_bytes;   /* unflushed log that triggers flushes; 0: 4 segments */
+    unsigned commit_ms;        /* sync at the latest this long after a write; 0: 1000 */
+    unsigned level_ratio;      /* size of a level relative to the one above; 0: 10 */
+    lsm_route_fn route;        /* NULL: XXH3 of the whole key */
+    lsm_merge_fn merge;        /* NULL: -EINVAL from lsm_batch_merge, and from reading what must be folded */
+    void *callback_arg;        /* passed to route and merge */
     void (*log)(void *arg, enum lsm_log_level level, const char *message); /* NULL: silent */
     void *log_arg;
     void (*progress)(void *arg, uint64_t done, uint64_t total); /* bytes of log replayed, or NULL */
@@ -150,6 +141,14 @@ void lsm_batch_put(struct lsm_batch *batch, const void *key, size_t key_len, con
 void lsm_batch_delete(struct lsm_batch *batch, const void *key, size_t key_len);
 void lsm_batch_merge(struct lsm_batch *batch, const void *key, size_t key_len, const void *operand,
                      size_t operand_len);
+/*
+ * Deletes every key >= start and < end: what there is below in history, also earlier in the batch. Costs a record
+ * whatever the number of keys. With a route key (not NULL) it concerns its shard only, which is right, and cheaper,
+ * when all keys in the range route as it does; else every shard takes note. An empty range is nothing. The first range
+ * delete in a store changes its format: release 0.1 can't open it any more.
+ */
+void lsm_batch_delete_range(struct lsm_batch *batch, const void *start, size_t start_len, const void *end,
+                            size_t end_len, const void *route_key, size_t route_key_len);
 unsigned lsm_batch_count(const struct lsm_batch *batch);
 size_t lsm_batch_bytes(const struct lsm_batch *batch); /* what it will take in the log */
 
@@ -247,7 +246,6 @@ struct lsm_stats {
     uint64_t gets, gets_found;
     uint64_t blocks_read, block_bytes_read; /* from files, that is cache misses */
     uint64_t filter_checks, filter_negatives;
-    uint64_t written_raw_bytes, written_stored_bytes; /* blocks of tables before and after compression */
     uint64_t cache_hits, cache_misses, cache_bytes, cache_capacity_bytes;
     uint64_t log_bytes; /* appended since open, with headers and padding */
     uint64_t log_syncs, log_segments, log_segment_bytes;
