@@ -9,8 +9,8 @@
 
 #include "fs.h"
 
-/* After a read of an inode that had these attributes. */
-void atime_touch(struct fs *fs, const struct fs_attr *seen);
-void atime_touch_id(struct fs *fs, fs_id id);
+/* For a read of an inode that had these attributes. 0, or -EAGAIN in non-blocking mode: the read is to be run again. */
+int atime_touch(struct fs *fs, const struct fs_attr *seen);
+int atime_touch_id(struct fs *fs, fs_id id);
 
 #endif

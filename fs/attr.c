@@ -4,6 +4,7 @@
 #include "atime.h"
 #include "change.h"
 #include "data.h"
+#include "nowait.h"
 #include <errno.h>
 
 #define ATIME_MAX_AGE_SECONDS (24 * 60 * 60)
@@ -13,13 +14,12 @@ int fs_getattr(struct fs *fs, fs_id id, struct fs_attr *out)
     struct lockset locks;
     struct itable_info info;
     struct inode_view v = {.pin = {0}};
-    int r = -ESTALE;
 
     lockset_init(&locks, fs->locks);
     lockset_inode(&locks, id, false);
-    lockset_acquire(&locks);
-    if (itable_find(fs->inodes, id, &info))
-        r = inode_view(fs, id, &info, &v);
+    int r = lockset_acquire(&locks);
+    if (r == 0)
+        r = itable_find(fs->inodes, id, &info) ? inode_view(fs, id, &info, &v) : -ESTALE;
     if (r == 0)
         *out = v.ino.attr;
     lockset_release(&locks);
@@ -85,6 +85,8 @@ static int set_all(struct change *c, unsigned set, const struct fs_attr *in)
     if (set & FS_SET_GID)
         a->gid = in->gid;
     set_times(a, set, in, c->now);
+    if (more && nowait_on()) /* several commits, which can't be run again after the first */
+        return -EAGAIN;
     r = change_commit(c);
     if (r < 0 || !more)
         return r;
@@ -124,26 +126,31 @@ static bool atime_due(const struct fs_attr *a, const struct timespec *now)
            now->tv_sec - a->atime.tv_sec >= ATIME_MAX_AGE_SECONDS;
 }
 
-void atime_touch(struct fs *fs, const struct fs_attr *seen)
+int atime_touch(struct fs *fs, const struct fs_attr *seen)
 {
     struct timespec now;
     struct change c;
 
     if (fs->noatime)
-        return;
+        return 0;
     now = fs_now(fs);
     if (!atime_due(seen, &now))
-        return;
-    if (change_begin(&c, fs, seen->id) == 0 && atime_due(&c.ino.attr, &c.now)) {
+        return 0;
+    int r = change_begin(&c, fs, seen->id);
+    if (r == 0 && atime_due(&c.ino.attr, &c.now)) {
         c.ino.attr.atime = c.now;
-        (void)change_commit(&c); /* an access time is not worth failing a read */
+        r = change_commit(&c);
     }
     change_end(&c);
+    return r == -EAGAIN ? r : 0; /* an access time is not worth failing a read */
 }
 
-void atime_touch_id(struct fs *fs, fs_id id)
+int atime_touch_id(struct fs *fs, fs_id id)
 {
     struct fs_attr attr;
-    if (!fs->noatime && fs_getattr(fs, id, &attr) == 0)
-        atime_touch(fs, &attr);
+    int r = fs->noatime ? 0 : fs_getattr(fs, id, &attr);
+
+    if (r < 0)
+        return r == -EAGAIN ? r : 0;
+    return fs->noatime ? 0 : atime_touch(fs, &attr);
 }

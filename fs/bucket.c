@@ -5,6 +5,7 @@
  */
 #include "bucket.h"
 #include "store.h"
+#include "nowait.h"
 #include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
@@ -79,7 +80,7 @@ int bucket_load(struct fs *fs, fs_id dir, uint64_t hash, struct bucket *out)
     out->hash = hash;
     out->count = 0;
     out->value = (struct lsm_value){0};
-    int r = lsm_get(fs->db, key.bytes, key.len, NULL, 0, &out->value);
+    int r = lsm_get(fs->db, key.bytes, key.len, NULL, nowait_flags(), &out->value);
     if (r == -ENOENT)
         return 0;
     if (r < 0)

@@ -2,6 +2,7 @@
  * change.c - see change.h.
  */
 #include "change.h"
+#include "nowait.h"
 #include <errno.h>
 #include <stdlib.h>
 
@@ -15,13 +16,17 @@ int change_begin(struct change *c, struct fs *fs, fs_id id)
     if (r < 0)
         return r;
     lockset_inode(&c->locks, id, true);
-    lockset_acquire(&c->locks);
+    r = lockset_acquire(&c->locks);
+    if (r < 0)
+        return r;
     c->now = fs_now(fs); /* under the lock: times go the way history does */
     if (!itable_find(fs->inodes, id, &c->info))
         return -ESTALE;
     if (c->info.home.kind == HOME_ENTRY) {
         struct bucket_name name = {c->info.home.parent, c->info.home.hash};
-        lockset_buckets(&c->locks, &name, 1);
+        r = lockset_buckets(&c->locks, &name, 1);
+        if (r < 0)
+            return r;
     }
     return inode_load(fs, id, &c->info, &c->ino);
 }
@@ -53,7 +58,7 @@ int change_commit(struct change *c)
     if (r == 0)
         r = inode_store(c->fs, &c->ino, c->batch);
     if (r == 0) /* also of an empty batch: it may be empty for want of memory, which the commit tells */
-        r = lsm_commit(c->fs->db, c->batch, 0);
+        r = nowait_commit(c->fs->db, c->batch);
     lsm_batch_clear(c->batch);
     if (r < 0) {
         if (memory) {

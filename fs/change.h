@@ -20,7 +20,7 @@ struct change {
     bool needs_orphan;       /* keys 0x05 were added to an inode without a name */
 };
 
-int change_begin(struct change *c, struct fs *fs, fs_id id); /* -EROFS, -ESTALE, -EIO, -ENOMEM */
+int change_begin(struct change *c, struct fs *fs, fs_id id); /* -EROFS, -ESTALE, -EIO, -ENOMEM, -EAGAIN */
 int change_commit(struct change *c);
 void change_end(struct change *c); /* after change_begin, whatever it returned */
 

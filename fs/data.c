@@ -10,6 +10,7 @@
  * Fields of an inode come from the medium: a length that can't be is -EIO, never asserted.
  */
 #include "extent.h"
+#include "nowait.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -55,7 +56,7 @@ static int load_prefix(struct lsm *db, const struct inode *ino, uint32_t off, ui
     }
     struct key k = small_key(&ino->home);
     struct lsm_value v = {0};
-    int r = lsm_get(db, k.bytes, k.len, NULL, 0, &v);
+    int r = lsm_get(db, k.bytes, k.len, NULL, nowait_flags(), &v);
     if (r < 0)
         return r == -ENOENT ? -EIO : r;
     if (v.len != ino->data_len)

@@ -7,6 +7,7 @@
  * edit works out everything from what is stored, and each chunk is edited once in a batch.
  */
 #include "extent.h"
+#include "nowait.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -51,6 +52,7 @@ static int scan_open(struct scan *s, struct lsm *db, fs_id id, uint64_t from, ui
         .upper_len = upper.len,
         .route_key = lower.bytes,
         .route_key_len = lower.len,
+        .flags = nowait_flags(),
     };
     *s = (struct scan){.id = id};
     return lsm_iter_new(db, &options, &s->it);
@@ -543,6 +545,7 @@ int extent_delete_keys(struct lsm *db, fs_id id, enum key_tag first, enum key_ta
         .upper_len = upper.len,
         .route_key = lower.bytes,
         .route_key_len = lower.len,
+        .flags = nowait_flags(),
     };
     struct lsm_iter *it;
     *more = false;

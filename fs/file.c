@@ -4,6 +4,7 @@
 #include "atime.h"
 #include "change.h"
 #include "data.h"
+#include "nowait.h"
 #include <errno.h>
 #include <linux/falloc.h>
 #include <stdio.h>
@@ -40,7 +41,9 @@ static int reading_begin(struct reading *rd, struct fs *fs, fs_id id)
     memset(&rd->view, 0, sizeof(rd->view));
     lockset_init(&rd->locks, fs->locks);
     lockset_inode(&rd->locks, id, false);
-    lockset_acquire(&rd->locks);
+    int r = lockset_acquire(&rd->locks);
+    if (r < 0)
+        return r;
     if (!itable_find(fs->inodes, id, &info))
         return -ESTALE;
     return inode_view(fs, id, &info, &rd->view);
@@ -71,9 +74,7 @@ int fs_read(struct fs *fs, fs_id id, uint64_t off, void *buf, size_t len, size_t
         r = note_damage(fs, &rd.view.ino, off, data_read(fs->db, &rd.view.ino, off, buf, len, got));
     struct fs_attr seen = rd.view.ino.attr;
     reading_end(&rd);
-    if (r == 0 && len > 0)
-        atime_touch(fs, &seen);
-    return r;
+    return r == 0 && len > 0 ? atime_touch(fs, &seen) : r;
 }
 
 int fs_readlink(struct fs *fs, fs_id id, char *buf, size_t size, size_t *len)
@@ -91,9 +92,7 @@ int fs_readlink(struct fs *fs, fs_id id, char *buf, size_t size, size_t *len)
         *len = rd.view.ino.attr.size;
     struct fs_attr seen = rd.view.ino.attr;
     reading_end(&rd);
-    if (r == 0)
-        atime_touch(fs, &seen);
-    return r;
+    return r == 0 ? atime_touch(fs, &seen) : r;
 }
 
 int fs_seek(struct fs *fs, fs_id id, uint64_t off, int whence, uint64_t *out)
@@ -157,7 +156,7 @@ static int punch(struct change *c, uint64_t off, uint64_t len)
                         data_punch(c->fs->db, &c->ino, next, end - next, c->batch, &next));
         c->ino.attr.mtime = c->ino.attr.ctime = c->now;
         if (r == 0 && next < end)
-            r = change_commit(c);
+            r = nowait_on() ? -EAGAIN : change_commit(c);
     }
     return r; /* the last step goes with the new size */
 }

@@ -45,6 +45,13 @@ typedef uint64_t fs_id;
 #define FS_WRITE_MAX (1u << 20) /* bytes of one fs_write: it is one atomic batch */
 #define FS_SIZE_MAX INT64_MAX
 
+/*
+ * From now on what the calling thread does never waits for the disk, a lock or room: what would have to
+ * returns -EAGAIN, having changed nothing, and can be called again where waiting is allowed. Off to begin with.
+ * fs_sync waits all the same; fs_sync_async and fs_forget never do.
+ */
+void fs_nowait(bool on);
+
 struct fs_options {
     struct lsm_options lsm; /* flags, memory, log, env...; route, merge and callback_arg are set by fs_open */
     bool noatime;           /* never update atime on read; default is relatime */

@@ -3,6 +3,7 @@
  */
 #include "ids.h"
 #include "record.h"
+#include "nowait.h"
 #include <errno.h>
 
 int ids_open(struct ids *ids, struct lsm *db)
@@ -35,7 +36,9 @@ static int extend(struct ids *ids, uint64_t serial)
     uint8_t value[LEASE_BYTES];
     int r = 0;
 
-    pthread_mutex_lock(&ids->extend);
+    r = lock_mutex(&ids->extend);
+    if (r < 0)
+        return r;
     uint64_t leased = __atomic_load_n(&ids->leased, __ATOMIC_RELAXED);
     if (serial >= leased) {
         uint64_t end = serial + IDS_LEASE;
@@ -43,7 +46,7 @@ static int extend(struct ids *ids, uint64_t serial)
             r = -ENOSPC;
         put_le64(value, end);
         if (r == 0)
-            r = lsm_put(ids->db, key.bytes, key.len, value, sizeof(value), 0);
+            r = lsm_put(ids->db, key.bytes, key.len, value, sizeof(value), nowait_flags());
         if (r == 0)
             __atomic_store_n(&ids->leased, end, __ATOMIC_RELEASE);
     }
@@ -56,5 +59,5 @@ int ids_next(struct ids *ids, uint64_t *serial)
     *serial = __atomic_fetch_add(&ids->next, 1, __ATOMIC_RELAXED);
     if (*serial < __atomic_load_n(&ids->leased, __ATOMIC_ACQUIRE))
         return 0;
-    return extend(ids, *serial); /* on failure the serial is lost, not reused */
+    return extend(ids, *serial); /* on failure, also -EAGAIN, the serial is lost, not reused */
 }

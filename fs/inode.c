@@ -5,6 +5,7 @@
  */
 #include "record.h"
 #include "store.h"
+#include "nowait.h"
 #include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
@@ -86,7 +87,7 @@ static int view_own(struct fs *fs, fs_id id, const struct inode_home *home, stru
     bool dir = home->kind == HOME_DIR;
     struct key key = key_plain(id, dir ? KEY_DIR : KEY_INODE);
 
-    int r = lsm_get(fs->db, key.bytes, key.len, NULL, 0, &out->pin);
+    int r = lsm_get(fs->db, key.bytes, key.len, NULL, nowait_flags(), &out->pin);
     if (r == -ENOENT)
         return fs_damaged(fs, &key, "the inode is missing");
     if (r < 0)

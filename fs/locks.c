@@ -2,6 +2,7 @@
  * locks.c - see locks.h.
  */
 #include "locks.h"
+#include "nowait.h"
 #include <assert.h>
 #include <errno.h>
 #include <pthread.h>
@@ -73,18 +74,21 @@ void lockset_inode(struct lockset *s, fs_id id, bool exclusive)
     s->inodes++;
 }
 
-void lockset_acquire(struct lockset *s)
+int lockset_acquire(struct lockset *s)
 {
     assert(!s->held);
-    for (unsigned i = 0; i < s->inodes; i++) {
-        pthread_rwlock_t *lock = &s->locks->inodes[s->inode[i].stripe];
-        int r = s->inode[i].exclusive ? pthread_rwlock_wrlock(lock) : pthread_rwlock_rdlock(lock);
-        assert(r == 0);
+    while (s->inodes_held < s->inodes) {
+        pthread_rwlock_t *lock = &s->locks->inodes[s->inode[s->inodes_held].stripe];
+        int r = s->inode[s->inodes_held].exclusive ? lock_exclusive(lock) : lock_shared(lock);
+        if (r < 0)
+            return r;
+        s->inodes_held++;
     }
     s->held = true;
+    return 0;
 }
 
-void lockset_buckets(struct lockset *s, const struct bucket_name *names, unsigned count)
+int lockset_buckets(struct lockset *s, const struct bucket_name *names, unsigned count)
 {
     assert(s->held && s->buckets == 0 && count <= LOCKSET_BUCKETS_MAX);
     for (unsigned i = 0; i < count; i++) {
@@ -98,17 +102,20 @@ void lockset_buckets(struct lockset *s, const struct bucket_name *names, unsigne
         s->bucket[1] = s->bucket[0];
         s->bucket[0] = first;
     }
-    for (unsigned i = 0; i < s->buckets; i++)
-        pthread_mutex_lock(&s->locks->buckets[s->bucket[i]]);
+    while (s->buckets_held < s->buckets) {
+        int r = lock_mutex(&s->locks->buckets[s->bucket[s->buckets_held]]);
+        if (r < 0)
+            return r;
+        s->buckets_held++;
+    }
+    return 0;
 }
 
 void lockset_release(struct lockset *s)
 {
-    if (s->held) {
-        while (s->buckets > 0)
-            pthread_mutex_unlock(&s->locks->buckets[s->bucket[--s->buckets]]);
-        while (s->inodes > 0)
-            pthread_rwlock_unlock(&s->locks->inodes[s->inode[--s->inodes].stripe]);
-    }
+    while (s->buckets_held > 0)
+        pthread_mutex_unlock(&s->locks->buckets[s->bucket[--s->buckets_held]]);
+    while (s->inodes_held > 0)
+        pthread_rwlock_unlock(&s->locks->inodes[s->inode[--s->inodes_held].stripe]);
     lockset_init(s, s->locks);
 }

@@ -29,7 +29,8 @@ struct bucket_name {
 struct lockset {
     struct locks *locks;
     unsigned inodes, buckets; /* in the arrays */
-    bool held;
+    unsigned inodes_held, buckets_held;
+    bool held; /* all inodes */
     struct {
         uint16_t stripe;
         bool exclusive;
@@ -39,8 +40,9 @@ struct lockset {
 
 void lockset_init(struct lockset *s, struct locks *l);
 void lockset_inode(struct lockset *s, fs_id id, bool exclusive);
-void lockset_acquire(struct lockset *s);
-void lockset_buckets(struct lockset *s, const struct bucket_name *names, unsigned count);
+/* -EAGAIN in non-blocking mode only (nowait.h); then release. */
+int lockset_acquire(struct lockset *s);
+int lockset_buckets(struct lockset *s, const struct bucket_name *names, unsigned count);
 void lockset_release(struct lockset *s); /* of one that holds nothing, too; it is empty afterwards */
 
 #endif

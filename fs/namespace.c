@@ -54,8 +54,9 @@ int fs_lookup(struct fs *fs, fs_id parent, const char *name, size_t len, struct 
         return r;
     lockset_init(&locks, fs->locks);
     lockset_inode(&locks, parent, false);
-    lockset_acquire(&locks);
-    r = lookup_locked(fs, parent, name, len, out);
+    r = lockset_acquire(&locks);
+    if (r == 0)
+        r = lookup_locked(fs, parent, name, len, out);
     lockset_release(&locks);
     return r;
 }
@@ -134,13 +135,15 @@ static int creation_place(struct creation *c, int *index)
     struct itable_info info;
 
     lockset_inode(&c->locks, c->parent, true);
-    txn_lock(&c->txn, &c->locks);
-    int r = fs_dir_check(fs, c->parent, &info);
+    int r = txn_lock(&c->txn, &c->locks);
+    if (r == 0)
+        r = fs_dir_check(fs, c->parent, &info);
     if (r < 0)
         return r;
     c->setgid = info.setgid;
-    lockset_buckets(&c->locks, &place, 1);
-    r = bucket_load(fs, place.dir, place.hash, &c->bucket);
+    r = lockset_buckets(&c->locks, &place, 1);
+    if (r == 0)
+        r = bucket_load(fs, place.dir, place.hash, &c->bucket);
     if (r < 0)
         return r;
     if (bucket_find(&c->bucket, c->name, c->len))
@@ -312,6 +315,7 @@ static int link_lock(struct linking *l, fs_id id, fs_id parent, uint64_t hash)
 {
     struct fs *fs = l->txn.fs;
     struct itable_info seen, now, dir;
+    int r;
 
     for (;;) {
         if (!itable_find(fs->inodes, id, &seen))
@@ -320,7 +324,9 @@ static int link_lock(struct linking *l, fs_id id, fs_id parent, uint64_t hash)
         lockset_inode(&l->locks, parent, true);
         if (seen.home.kind == HOME_ENTRY)
             lockset_inode(&l->locks, seen.home.parent, true);
-        txn_lock(&l->txn, &l->locks);
+        r = txn_lock(&l->txn, &l->locks);
+        if (r < 0)
+            return r;
         if (!itable_find(fs->inodes, id, &now))
             return -ESTALE;
         if (now.home.kind != HOME_ENTRY ||
@@ -328,7 +334,7 @@ static int link_lock(struct linking *l, fs_id id, fs_id parent, uint64_t hash)
             break;
         lockset_release(&l->locks);
     }
-    int r = fs_dir_check(fs, parent, &dir);
+    r = fs_dir_check(fs, parent, &dir);
     if (r < 0)
         return r;
     if (now.dir)
@@ -336,9 +342,9 @@ static int link_lock(struct linking *l, fs_id id, fs_id parent, uint64_t hash)
     if (now.home.kind == HOME_MEMORY || now.orphan)
         return -ENOENT;
     struct bucket_name names[2] = {{parent, hash}, {now.home.parent, now.home.hash}};
-    lockset_buckets(&l->locks, names, now.home.kind == HOME_ENTRY ? 2 : 1);
+    r = lockset_buckets(&l->locks, names, now.home.kind == HOME_ENTRY ? 2 : 1);
     l->old = now.home;
-    return inode_load(fs, id, &now, &l->ino);
+    return r < 0 ? r : inode_load(fs, id, &now, &l->ino);
 }
 
 /* The inode leaves its entry for a key of its own; the entry keeps id and type. */
@@ -458,7 +464,7 @@ static int peek(struct fs *fs, fs_id parent, const char *name, size_t len, fs_id
     return r;
 }
 
-/* Everything is locked. -EAGAIN: the name means another inode by now. */
+/* Everything is locked. -ERESTART: the name means another inode by now. */
 static int remove_locked(struct txn *t, struct bucket *b, const char *name, size_t len, fs_id id,
                          struct drop *d)
 {
@@ -473,7 +479,7 @@ static int remove_locked(struct txn *t, struct bucket *b, const char *name, size
         return r;
     struct bucket_entry *e = bucket_find(b, name, len);
     if (!e || e->id != id)
-        return -EAGAIN;
+        return -ERESTART;
     r = inode_load_entry(fs, b, e, &d->ino);
     if (r < 0)
         return r;
@@ -505,9 +511,11 @@ static int remove_once(struct fs *fs, fs_id parent, const char *name, size_t len
     if (r == 0) {
         lockset_inode(&locks, parent, true);
         lockset_inode(&locks, id, true);
-        txn_lock(&t, &locks);
-        lockset_buckets(&locks, &place, 1);
-        r = remove_locked(&t, &b, name, len, id, &d);
+        r = txn_lock(&t, &locks);
+        if (r == 0)
+            r = lockset_buckets(&locks, &place, 1);
+        if (r == 0)
+            r = remove_locked(&t, &b, name, len, id, &d);
     }
     lockset_release(&locks);
     bucket_release(&b);
@@ -533,7 +541,7 @@ static int remove_name(struct fs *fs, fs_id parent, const char *name, size_t len
         if (!dir && type == S_IFDIR)
             return -EISDIR;
         r = remove_once(fs, parent, name, len, id);
-    } while (r == -EAGAIN);
+    } while (r == -ERESTART);
     return r;
 }
 

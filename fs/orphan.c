@@ -4,6 +4,7 @@
 #include "data.h"
 #include "record.h"
 #include "store.h"
+#include "nowait.h"
 #include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
@@ -318,6 +319,8 @@ int truncate_retry(struct fs *fs, struct inode *ino, struct lsm_batch *batch)
 
     if (__atomic_load_n(&fs->truncates_stuck, __ATOMIC_ACQUIRE) == 0)
         return 0;
+    if (nowait_on()) /* several commits */
+        return -EAGAIN;
     int r = lsm_get(fs->db, key.bytes, key.len, NULL, 0, &v);
     lsm_value_release(&v);
     if (r < 0)

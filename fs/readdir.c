@@ -158,12 +158,14 @@ int fs_readdir(struct fs *fs, fs_id id, uint64_t off, bool plus, fs_readdir_fn f
     struct listing l = {.fs = fs, .dir = id, .plus = plus, .fn = fn, .arg = arg};
     struct lockset locks;
 
+    int r = atime_touch_id(fs, id); /* first: what was delivered once can't be run again */
+    if (r < 0)
+        return r;
     lockset_init(&locks, fs->locks);
     lockset_inode(&locks, id, false);
-    lockset_acquire(&locks);
-    int r = list_locked(&l, off);
+    r = lockset_acquire(&locks);
+    if (r == 0)
+        r = list_locked(&l, off);
     lockset_release(&locks);
-    if (r == 0 && l.delivered > 0)
-        atime_touch_id(fs, id);
     return r;
 }

@@ -13,6 +13,7 @@
 #include "data.h"
 #include "drop.h"
 #include "txn.h"
+#include "nowait.h"
 #include <assert.h>
 #include <errno.h>
 #include <linux/fs.h>
@@ -140,13 +141,15 @@ static int check_loop(const struct renaming *rn)
 
 /* ---- locking ---- */
 
-static void lock_all(struct renaming *rn)
+static int lock_all(struct renaming *rn)
 {
     struct fs *fs = rn->txn.fs;
     struct bucket_name names[2] = {{rn->from.dir, rn->from.hash}, {rn->to.dir, rn->to.hash}};
 
     if (rn->from.dir != rn->to.dir && (rn->from.type == S_IFDIR || rn->to.type == S_IFDIR)) {
-        pthread_mutex_lock(&fs->dir_rename);
+        int r = lock_mutex(&fs->dir_rename);
+        if (r < 0)
+            return r;
         rn->tree_locked = true;
     }
     lockset_inode(&rn->locks, rn->from.dir, true);
@@ -154,8 +157,8 @@ static void lock_all(struct renaming *rn)
     lockset_inode(&rn->locks, rn->from.id, true);
     if (rn->to.id != 0)
         lockset_inode(&rn->locks, rn->to.id, true);
-    txn_lock(&rn->txn, &rn->locks);
-    lockset_buckets(&rn->locks, names, 2);
+    int r = txn_lock(&rn->txn, &rn->locks);
+    return r < 0 ? r : lockset_buckets(&rn->locks, names, 2);
 }
 
 static void unlock_all(struct renaming *rn)
@@ -166,7 +169,7 @@ static void unlock_all(struct renaming *rn)
     rn->tree_locked = false;
 }
 
-/* Reads again what was peeked at. -EAGAIN: it has changed. */
+/* Reads again what was peeked at. -ERESTART: it has changed. */
 static int load_all(struct renaming *rn)
 {
     struct fs *fs = rn->txn.fs;
@@ -185,7 +188,7 @@ static int load_all(struct renaming *rn)
         uint32_t type;
         side_find(sides[i], &id, &type, &sides[i]->index);
         if (id != sides[i]->id)
-            r = -EAGAIN;
+            r = -ERESTART;
     }
     return r;
 }
@@ -408,8 +411,9 @@ static int rename_once(struct fs *fs, const struct fs_caller *caller, const stru
     if (r == 0 && rn.from.id == 0)
         r = -ENOENT;
     if (r == 0) {
-        lock_all(&rn);
-        r = rename_locked(&rn);
+        r = lock_all(&rn);
+        if (r == 0)
+            r = rename_locked(&rn);
     }
     renaming_end(&rn);
     return r;
@@ -440,6 +444,6 @@ int fs_rename(struct fs *fs, const struct fs_caller *caller, fs_id parent, const
     to.hash = fs_name_hash(fs, new_name, new_len);
     do
         r = rename_once(fs, caller, &from, &to, flags);
-    while (r == -EAGAIN);
+    while (r == -ERESTART);
     return r;
 }

@@ -7,6 +7,7 @@
  */
 #include "store.h"
 #include "record.h"
+#include "nowait.h"
 #include <assert.h>
 #include <errno.h>
 #include <stdarg.h>
@@ -61,6 +62,7 @@ int fs_scan(struct fs *fs, const struct key *lower, const struct key *upper, str
     o.upper_len = upper->len;
     o.route_key = lower->bytes;
     o.route_key_len = lower->len;
+    o.flags = nowait_flags();
     return lsm_iter_new(fs->db, &o, out);
 }
 

@@ -2,6 +2,7 @@
  * txn.c - see txn.h.
  */
 #include "txn.h"
+#include "nowait.h"
 #include <assert.h>
 #include <errno.h>
 
@@ -13,10 +14,13 @@ int txn_begin(struct txn *t, struct fs *fs)
     return lsm_batch_new(&t->batch);
 }
 
-void txn_lock(struct txn *t, struct lockset *locks)
+int txn_lock(struct txn *t, struct lockset *locks)
 {
-    lockset_acquire(locks);
-    t->now = fs_now(t->fs);
+    int r = lockset_acquire(locks);
+
+    if (r == 0)
+        t->now = fs_now(t->fs);
+    return r;
 }
 
 void txn_end(struct txn *t)
@@ -55,5 +59,5 @@ int txn_commit(struct txn *t)
         record_touch_encode(&t->dir[i].touch, operand);
         lsm_batch_merge(t->batch, key.bytes, key.len, operand, sizeof(operand));
     }
-    return lsm_commit(t->fs->db, t->batch, 0);
+    return nowait_commit(t->fs->db, t->batch);
 }

@@ -24,8 +24,9 @@ struct txn {
 };
 
 int txn_begin(struct txn *t, struct fs *fs); /* -EROFS, -ENOMEM */
-/* Acquires the locks; the transaction's time is taken under them, so that times go the way history does. */
-void txn_lock(struct txn *t, struct lockset *locks);
+/* Acquires the locks; the transaction's time is taken under them, so that times go the way history does.
+ * -EAGAIN as lockset_acquire. */
+int txn_lock(struct txn *t, struct lockset *locks);
 void txn_end(struct txn *t); /* after txn_begin, whatever it returned */
 
 /* A name was added to a directory (sign 1) or taken away (-1); `type` is what it names. */

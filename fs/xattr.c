@@ -6,6 +6,7 @@
 #include "xattr.h"
 #include "change.h"
 #include "record.h"
+#include "nowait.h"
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -98,7 +99,7 @@ static int get_large(struct fs *fs, const struct inode *ino, const char *name, s
 
     if (!ino->large_xattrs)
         return 0;
-    int r = lsm_get(fs->db, key.bytes, key.len, NULL, 0, &v);
+    int r = lsm_get(fs->db, key.bytes, key.len, NULL, nowait_flags(), &v);
     if (r < 0)
         return r == -ENOENT ? 0 : r;
     if (out)
@@ -312,7 +313,9 @@ static int view_begin(struct fs *fs, fs_id id, struct lockset *locks, struct ino
     v->pin = (struct lsm_value){0};
     lockset_init(locks, fs->locks);
     lockset_inode(locks, id, false);
-    lockset_acquire(locks);
+    int r = lockset_acquire(locks);
+    if (r < 0)
+        return r;
     return itable_find(fs->inodes, id, &info) ? inode_view(fs, id, &info, v) : -ESTALE;
 }
 

@@ -3,6 +3,9 @@
  * result, attributes, contents. Now and then everything is compared, the raw keys are checked
  * (store_check.h), memtables are flushed or compacted, and the filesystem is closed and opened again.
  *
+ * Half of the calls are first made in non-blocking mode (fs_nowait), some of them while somebody else holds a
+ * lock. What is turned away must have changed nothing; it is then made again as usual.
+ *
  * The model keeps one reference for each node that it "holds" and calls only with such ids, as the
  * kernel does. A node without names lives while it is held.
  */
@@ -12,6 +15,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include "store.h"
 #include "store_check.h"
 #include <errno.h>
 #include <linux/falloc.h>
@@ -62,6 +66,7 @@ static struct fs *fs;
 static unsigned hash_bits;
 static uint64_t state, seed;
 static unsigned step;
+static unsigned turned_away; /* calls that returned -EAGAIN */
 static const struct fs_caller me = {7, 8};
 static const char *const xattr_names[XATTRS] = {"trusted.a", "security.bb", "trusted.ccc"};
 
@@ -84,6 +89,40 @@ static uint64_t below(uint64_t n) { return rnd() % n; }
             fail();                                                                                        \
         }                                                                                                  \
     } while (0)
+
+/* ---- non-blocking mode ---- */
+
+static fs_id somebody_s(void);
+
+static bool turned_away_with(int r)
+{
+    fs_nowait(false);
+    turned_away += r == -EAGAIN;
+    return r == -EAGAIN;
+}
+
+/* A lock that somebody holds meanwhile. */
+static void disturb(struct lockset *s)
+{
+    lockset_init(s, fs->locks);
+    if (below(8) == 0)
+        lockset_inode(s, somebody_s(), true);
+    SAME(lockset_acquire(s), 0);
+}
+
+#define CALL(call)                                     \
+    __extension__({                                    \
+        int r_ = -EAGAIN;                              \
+        bool tried_ = below(2);                        \
+        if (tried_) {                                  \
+            struct lockset others_;                    \
+            disturb(&others_);                         \
+            fs_nowait(true);                           \
+            r_ = (call);                               \
+            lockset_release(&others_);                 \
+        }                                              \
+        !tried_ || turned_away_with(r_) ? (call) : r_; \
+    })
 
 /* ---- the model ---- */
 
@@ -168,6 +207,8 @@ static struct node *pick(bool dir)
     return found;
 }
 
+static fs_id somebody_s(void) { return pick(below(2))->id; }
+
 static size_t pick_name(char name[256])
 {
     uint64_t i = below(NAMES);
@@ -210,7 +251,7 @@ static void changed(struct node *n)
     struct fs_attr a;
     if (!n->used || !n->held)
         return;
-    SAME(fs_getattr(fs, n->id, &a), 0);
+    SAME(CALL(fs_getattr(fs, n->id, &a)), 0);
     same_attr(n, &a);
     bool later = a.ctime.tv_sec > n->ctime.tv_sec ||
                  (a.ctime.tv_sec == n->ctime.tv_sec && a.ctime.tv_nsec > n->ctime.tv_nsec);
@@ -240,11 +281,11 @@ static void do_create(void)
     memset(target, 'A' + (int)below(26), sizeof(target));
     if (S_ISLNK(mode)) {
         mode = S_IFLNK | 0777;
-        got = fs_symlink(fs, &me, dir->id, name, len, target, target_len, &a);
+        got = CALL(fs_symlink(fs, &me, dir->id, name, len, target, target_len, &a));
     } else if (S_ISDIR(mode)) {
-        got = fs_mkdir(fs, &me, dir->id, name, len, mode, &a);
+        got = CALL(fs_mkdir(fs, &me, dir->id, name, len, mode, &a));
     } else {
-        got = fs_mknod(fs, &me, dir->id, name, len, mode, rdev, &a);
+        got = CALL(fs_mknod(fs, &me, dir->id, name, len, mode, rdev, &a));
     }
     SAME(got, want);
     if (got < 0)
@@ -274,7 +315,7 @@ static void do_lookup(void)
 
     if (want == 0 && !e)
         want = -ENOENT;
-    SAME(fs_lookup(fs, dir->id, name, len, &a), want);
+    SAME(CALL(fs_lookup(fs, dir->id, name, len, &a)), want);
     if (want < 0)
         return;
     hold(e->node, a.id);
@@ -305,7 +346,7 @@ static void do_link(void)
         want = -ENOENT;
     if (want == 0 && find_entry(dir, name, len))
         want = -EEXIST;
-    SAME(fs_link(fs, n->id, dir->id, name, len, &a), want);
+    SAME(CALL(fs_link(fs, n->id, dir->id, name, len, &a)), want);
     if (want < 0)
         return;
     n->nlink++;
@@ -330,7 +371,7 @@ static void do_remove(bool rmdir)
         want = !S_ISDIR(e->node->mode) ? -ENOTDIR : e->node->entries > 0 ? -ENOTEMPTY : 0;
     else if (want == 0)
         want = S_ISDIR(e->node->mode) ? -EISDIR : 0;
-    SAME(rmdir ? fs_rmdir(fs, dir->id, name, len) : fs_unlink(fs, dir->id, name, len), want);
+    SAME(CALL(rmdir ? fs_rmdir(fs, dir->id, name, len) : fs_unlink(fs, dir->id, name, len)), want);
     if (want < 0)
         return;
     struct node *n = e->node;
@@ -388,7 +429,7 @@ static void do_rename(void)
     struct dirent_model *t = want == 0 ? find_entry(to, new_name, new_len) : NULL;
     if (want == 0)
         want = rename_error(from, f, to, t, flags);
-    SAME(fs_rename(fs, &me, from->id, name, len, to->id, new_name, new_len, flags), want);
+    SAME(CALL(fs_rename(fs, &me, from->id, name, len, to->id, new_name, new_len, flags)), want);
     if (want < 0 || (t && t->node == f->node))
         return;
     struct node *moved = f->node, *other = t ? t->node : NULL;
@@ -421,7 +462,7 @@ static void do_write(void)
     if (off + len > FILE_MAX)
         return;
     memset(buf, (int)below(256), len);
-    SAME(fs_write(fs, n->id, off, buf, len), want);
+    SAME(CALL(fs_write(fs, n->id, off, buf, len)), want);
     if (want < 0)
         return;
     memcpy(n->data + off, buf, len);
@@ -438,14 +479,14 @@ static void do_read(void)
     size_t len = 1 + below(FILE_MAX - 1), got = 0;
     int want = S_ISDIR(n->mode) ? -EISDIR : S_ISREG(n->mode) ? 0 : -EINVAL;
 
-    SAME(fs_read(fs, n->id, off, buf, len, &got), want);
+    SAME(CALL(fs_read(fs, n->id, off, buf, len, &got)), want);
     if (want == 0) {
         uint64_t left = off < n->size ? n->size - off : 0;
         SAME(got, left < len ? left : len);
         SAME(memcmp(buf, n->data + off, got), 0);
     }
     want = S_ISLNK(n->mode) ? 0 : -EINVAL;
-    SAME(fs_readlink(fs, n->id, (char *)buf, sizeof(buf), &got), want);
+    SAME(CALL(fs_readlink(fs, n->id, (char *)buf, sizeof(buf), &got)), want);
     if (want == 0) {
         SAME(got, n->size);
         SAME(memcmp(buf, n->data, got), 0);
@@ -465,7 +506,7 @@ static void do_setattr(void)
         in.size = below(4) ? below(5000) : below(FILE_MAX);
         want = S_ISDIR(n->mode) ? -EISDIR : S_ISREG(n->mode) ? 0 : -EINVAL;
     }
-    SAME(fs_setattr(fs, n->id, set, &in, &out), want);
+    SAME(CALL(fs_setattr(fs, n->id, set, &in, &out)), want);
     if (want < 0)
         return;
     if (set & FS_SET_MODE)
@@ -491,7 +532,7 @@ static void do_punch(void)
 
     if (!S_ISREG(n->mode))
         return;
-    SAME(fs_fallocate(fs, n->id, mode, off, len), 0);
+    SAME(CALL(fs_fallocate(fs, n->id, mode, off, len)), 0);
     memset(n->data + off, 0, len);
     if (mode == FALLOC_FL_ZERO_RANGE && end > n->size)
         n->size = end;
@@ -508,7 +549,7 @@ static void do_xattr(void)
 
     if (below(3) == 0) {
         want = n->xattr[i].set ? 0 : -ENODATA;
-        SAME(fs_removexattr(fs, n->id, xattr_names[i]), want);
+        SAME(CALL(fs_removexattr(fs, n->id, xattr_names[i])), want);
         n->xattr[i].set = false;
     } else {
         int fill = (int)below(256);
@@ -516,7 +557,7 @@ static void do_xattr(void)
                : !n->xattr[i].set && flags == XATTR_REPLACE ? -ENODATA
                                                             : 0;
         memset(buf, fill, len);
-        SAME(fs_setxattr(fs, n->id, xattr_names[i], buf, len, flags), want);
+        SAME(CALL(fs_setxattr(fs, n->id, xattr_names[i], buf, len, flags)), want);
         if (want == 0) {
             n->xattr[i].set = true;
             n->xattr[i].len = len;
@@ -534,7 +575,7 @@ static void same_xattrs(const struct node *n)
     static uint8_t buf[66000];
     size_t len, total = 0;
     for (unsigned i = 0; i < XATTRS; i++) {
-        int r = fs_getxattr(fs, n->id, xattr_names[i], buf, sizeof(buf), &len);
+        int r = CALL(fs_getxattr(fs, n->id, xattr_names[i], buf, sizeof(buf), &len));
         SAME(r, n->xattr[i].set ? 0 : -ENODATA);
         if (!n->xattr[i].set)
             continue;
@@ -543,7 +584,7 @@ static void same_xattrs(const struct node *n)
         for (size_t k = 0; k < len; k++)
             SAME(buf[k], n->xattr[i].fill);
     }
-    SAME(fs_listxattr(fs, n->id, NULL, 0, &len), 0);
+    SAME(CALL(fs_listxattr(fs, n->id, NULL, 0, &len)), 0);
     SAME(len, total);
 }
 
@@ -590,11 +631,13 @@ static bool on_entry(void *arg, const char *name, size_t len, uint64_t next, con
 static void same_listing(struct node *dir, bool plus)
 {
     struct listing l = {.dir = dir, .plus = plus};
-    do {
+    uint64_t before;
+    do { /* a listing that would have to wait in its middle ends there */
+        before = l.next;
         l.full = false;
         l.limit = 1 + (unsigned)below(8);
-        SAME(fs_readdir(fs, dir->id, l.next, plus, on_entry, &l), 0);
-    } while (l.full);
+        SAME(CALL(fs_readdir(fs, dir->id, l.next, plus, on_entry, &l)), 0);
+    } while (l.full || l.next != before);
     SAME(l.entries, dir->entries);
 }
 
@@ -603,15 +646,15 @@ static void same_node(struct node *n)
     static uint8_t buf[FILE_MAX];
     struct fs_attr a;
     size_t got;
-    SAME(fs_getattr(fs, n->id, &a), 0);
+    SAME(CALL(fs_getattr(fs, n->id, &a)), 0);
     same_attr(n, &a);
     same_xattrs(n);
     if (S_ISREG(n->mode)) {
-        SAME(fs_read(fs, n->id, 0, buf, sizeof(buf), &got), 0);
+        SAME(CALL(fs_read(fs, n->id, 0, buf, sizeof(buf), &got)), 0);
         SAME(got, n->size);
         SAME(memcmp(buf, n->data, got), 0);
     } else if (S_ISLNK(n->mode)) {
-        SAME(fs_readlink(fs, n->id, (char *)buf, sizeof(buf), &got), 0);
+        SAME(CALL(fs_readlink(fs, n->id, (char *)buf, sizeof(buf), &got)), 0);
         SAME(got, n->size);
         SAME(memcmp(buf, n->data, got), 0);
     }
@@ -782,6 +825,8 @@ static void test_colliding(void **arg)
 {
     (void)arg;
     run(2);
+    printf("%u calls would have had to wait\n", turned_away);
+    assert_true(turned_away > 0);
 }
 
 int main(void)
