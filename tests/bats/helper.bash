@@ -20,6 +20,8 @@ SHALE_BIN=${SHALE_BIN:-$TOP/build/release/bin}
 PATH=$SHALE_BIN:$PATH
 export LC_ALL=C.UTF-8 TZ=UTC
 umask 022
+# shellcheck source=tests/bats/mounts.bash
+source "$TOP/tests/bats/mounts.bash"
 
 setup() {
     STORE=$BATS_TEST_TMPDIR/store
@@ -63,39 +65,6 @@ require_fuse() {
 # What a test is run as matters for devices, ownership and umount(8).
 require_root() {
     [ "$(id -u)" -eq 0 ] || skip "needs root"
-}
-
-mounts_below() {
-    awk -v dir="$1/" 'index($5, dir) == 1 {gsub(/\\040/, " ", $5); print $5}' /proc/self/mountinfo | tac
-}
-is_mounted() { awk -v point="$1" '$5 == point {found = 1} END {exit !found}' /proc/self/mountinfo; }
-mount_line() { awk -v point="$1" '$5 == point {line = $0} END {print line}' /proc/self/mountinfo; }
-
-umount_lazily() {
-    if [ "$(id -u)" -eq 0 ]; then umount -l "$1"; else fusermount3 -u -z "$1"; fi
-}
-
-# Processes named shalefs that were started for something below a directory.
-daemons_of() {
-    local process argv arg
-    for process in /proc/[0-9]*; do
-        { mapfile -d '' -t argv <"$process/cmdline"; } 2>/dev/null || continue
-        [ "${argv[0]##*/}" = shalefs ] || continue
-        for arg in "${argv[@]:1}"; do
-            case $arg in "$1"/*) echo "${process#/proc/}" && break ;; esac
-        done
-    done
-}
-
-# True when the process is gone (or a zombie of ours) within N tenths of a second.
-wait_gone() { # PID TENTHS
-    local i state
-    for ((i = 0; i < $2; i++)); do
-        state=$(awk '/^State:/ {print $2}' "/proc/$1/status" 2>/dev/null) || return 0
-        [ -n "$state" ] && [ "$state" != Z ] || return 0
-        sleep 0.1
-    done
-    return 1
 }
 
 # In the foreground mode, so that the daemon is a child whose exit status and messages we see.
