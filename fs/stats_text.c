@@ -116,6 +116,8 @@ static void text(FILE *f, const struct view *v)
             s->cache_hits + s->cache_misses);
     fprintf(f, "filters          %" PRIu64 " asked, %.1f %% ruled the table out\n", s->filter_checks,
             100.0 * ratio(s->filter_negatives, s->filter_checks));
+    fprintf(f, "compression      %s of blocks written, stored as %s\n", human(s->written_raw_bytes, a),
+            human(s->written_stored_bytes, b));
     fprintf(f, "inode table      %" PRIu64 " inodes, %s of %s, %" PRIu64 " unlinked but in use\n",
             v->fs.inodes, human(v->fs.inode_bytes, a), human(v->fs.inode_bytes_max, b), v->fs.orphans);
     for (unsigned i = 0; i < s->shards; i++)
@@ -176,6 +178,8 @@ static void json_engine(FILE *f, const struct lsm_stats *s)
     json_u64(f, "block_bytes_read", s->block_bytes_read);
     json_u64(f, "filter_checks", s->filter_checks);
     json_u64(f, "filter_negatives", s->filter_negatives);
+    json_u64(f, "written_raw_bytes", s->written_raw_bytes);
+    json_u64(f, "written_stored_bytes", s->written_stored_bytes);
     json_u64(f, "cache_hits", s->cache_hits);
     json_u64(f, "cache_misses", s->cache_misses);
     json_u64(f, "cache_bytes", s->cache_bytes);

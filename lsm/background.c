@@ -138,7 +138,16 @@ static void drop_outputs(struct lsm *db, struct compact_result *r, int err)
         compact_result_free(r);
 }
 
-static struct compact_job job_for(struct shard *s, struct iter *input)
+/* How a table of this level is to be compressed; not at all where the manifest can't be made to say so. */
+static enum table_compression compression_for(struct lsm *db, unsigned level)
+{
+    enum table_compression how = db_compression(&db->options, level);
+    if (how == TABLE_COMPRESSION_NONE || vset_has(db->vset, STORE_COMPRESSION))
+        return how;
+    return vset_require(db->vset, STORE_COMPRESSION) ? TABLE_COMPRESSION_NONE : how;
+}
+
+static struct compact_job job_for(struct shard *s, struct iter *input, unsigned level)
 {
     struct lsm *db = s->db;
     return (struct compact_job){
@@ -150,6 +159,8 @@ static struct compact_job job_for(struct shard *s, struct iter *input)
         .merge = db->options.merge,
         .merge_arg = db->options.callback_arg,
         .block_bytes = db->options.block_bytes,
+        .compression = compression_for(db, level),
+        .writer_stats = &db->writer_stats,
     };
 }
 
@@ -170,7 +181,7 @@ static int write_memtable(struct shard *s, struct memtable *m, struct compact_re
     if (!err)
         err = ranges_build(&ranges, snapshots, snapshot_count);
     if (!err) {
-        struct compact_job job = job_for(s, input);
+        struct compact_job job = job_for(s, input, 0);
         job.expected_entries = memtable_count(m);
         job.ranges = mutant("flush forgets range deletes") ? NULL : &ranges;
         job.snapshots = snapshots;
@@ -397,7 +408,7 @@ static int rewrite_tables(struct shard *s, const struct compaction *c, bool *bad
     if (!err)
         err = open_inputs(c, levels, &input, &entries);
     if (!err) {
-        struct compact_job job = job_for(s, input);
+        struct compact_job job = job_for(s, input, c->to);
         job.expected_entries = entries;
         job.snapshots = snapshots;
         job.snapshot_count = snapshot_count;

@@ -110,6 +110,8 @@ static int begin_table(struct run *r)
         .env = job->env,
         .dir = job->dir,
         .block_bytes = job->block_bytes,
+        .compression = job->compression,
+        .stats = job->writer_stats,
         .expected_entries = job->max_output_bytes ? 0 : job->expected_entries,
     };
     return table_builder_new(&options, vset_new_number(job->vs), &r->builder);

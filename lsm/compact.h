@@ -30,6 +30,8 @@ struct compact_job {
     lsm_merge_fn merge;
     void *merge_arg;
     size_t block_bytes;
+    enum table_compression compression;
+    struct table_writer_stats *writer_stats; /* or NULL */
     uint64_t max_output_bytes; /* cut a table here (never between versions of one user key); 0: never */
     const struct level
         *grandparent; /* NULL, or the level below the output: cut where overlap grows over 10 tables */

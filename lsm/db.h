@@ -89,6 +89,9 @@ struct shard {
 /* In options.flags, never from outside: the caller holds the store's lock (repair). */
 #define LSM_NOLOCK (1u << 29)
 
+/* What the options say about tables of this level. */
+enum table_compression db_compression(const struct lsm_options *o, unsigned level);
+
 struct lsm_snapshot {
     struct lsm_snapshot *next, *prev;
     uint64_t seq; /* the newest seq that is visible */
@@ -102,6 +105,7 @@ struct lsm {
     struct env_lock *lock;
     struct cache *cache;
     struct table_reader_stats reader_stats;
+    struct table_writer_stats writer_stats;
     struct vset *vset;
     struct wal *wal;      /* NULL in a read-only store */
     lsn_t fixed_frontier; /* in a read-only store, and while replaying */

@@ -81,11 +81,23 @@ static int fill_options(struct lsm_options *o)
     if (o->log_segment_bytes < WAL_SEGMENT_MIN || o->log_segment_bytes > WAL_SEGMENT_MAX ||
         o->log_segment_bytes % 4096)
         return -EINVAL;
+    if (o->compression > LSM_COMPRESSION_ZSTD)
+        return -EINVAL;
     if (!o->commit_ms)
         o->commit_ms = 1000;
     if (!o->level_ratio)
         o->level_ratio = 10;
     return o->level_ratio < 2 ? -EINVAL : 0;
+}
+
+enum table_compression db_compression(const struct lsm_options *o, unsigned level)
+{
+    switch (o->compression) {
+    case LSM_COMPRESSION_NONE: return TABLE_COMPRESSION_NONE;
+    case LSM_COMPRESSION_LZ4: return TABLE_COMPRESSION_LZ4;
+    case LSM_COMPRESSION_ZSTD: return TABLE_COMPRESSION_ZSTD;
+    default: return level == LSM_LEVELS - 1 ? TABLE_COMPRESSION_ZSTD : TABLE_COMPRESSION_LZ4;
+    }
 }
 
 /* What depends on properties of the store that is being opened. */
@@ -223,8 +235,10 @@ static int open_vset(struct lsm *db, bool create)
         .write_buffer_bytes = db->options.write_buffer_bytes ? db->options.write_buffer_bytes : 16 * MIB,
     };
     if (create) {
-        struct store_identity id = {.shards = db->options.shards,
-                                    .log_segment_bytes = db->options.log_segment_bytes};
+        struct store_identity id = {
+            .shards = db->options.shards,
+            .log_segment_bytes = db->options.log_segment_bytes,
+            .incompat = db->options.compression == LSM_COMPRESSION_NONE ? 0 : (uint64_t)STORE_COMPRESSION};
         int err = env_random(db->env, id.uuid, sizeof id.uuid);
         if (!err)
             err = mutant("directory of a new store not synced") ? 0 : sync_parent(db);

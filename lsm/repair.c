@@ -128,6 +128,12 @@ static bool is_damaged(const struct repair *r, const struct version *v)
     return false;
 }
 
+enum table_compression repair_compression(const struct repair *r, unsigned level)
+{
+    return vset_has(r->result, STORE_COMPRESSION) ? db_compression(r->options, level)
+                                                  : TABLE_COMPRESSION_NONE;
+}
+
 /* Everything of a view that can be read, merged; nothing is hidden by range deletes. */
 static int open_view(struct view *v, bool tables, struct iter **out)
 {
@@ -150,6 +156,7 @@ static int rewrite_shard(struct repair *r, struct lsm *db, struct view *v, unsig
     struct iter *input;
     s.table_bytes = r->table_bytes;
     s.block_bytes = r->block_bytes;
+    s.compression = repair_compression(r, LSM_LEVELS - 1);
     int err = open_view(v, true, &input);
     if (err)
         return err;
@@ -190,7 +197,8 @@ static int carry_shard(struct repair *r, const struct lsm *db, struct view *v, u
                               .input = input,
                               .merge = r->options->merge,
                               .merge_arg = r->options->callback_arg,
-                              .block_bytes = r->block_bytes};
+                              .block_bytes = r->block_bytes,
+                              .compression = repair_compression(r, 0)};
     job.expected_entries = v->active ? memtable_count(v->active) : 0;
     for (size_t i = 0; i < v->sealed_count; i++)
         job.expected_entries += memtable_count(v->sealed[i]);

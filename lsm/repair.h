@@ -45,6 +45,9 @@ int repair_add_written(struct repair *r, unsigned shard, unsigned level, struct 
 /* The bounds of the result's log: it has none, and goes on at `top`. */
 void repair_set_log(struct repair *r, lsn_t top);
 
+/* How tables of this level are to be compressed: not at all if the store has never been. */
+enum table_compression repair_compression(const struct repair *r, unsigned level);
+
 /* ---- rebuild.c: the manifest is no good ---- */
 
 int rebuild(struct repair *r);

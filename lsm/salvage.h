@@ -17,6 +17,7 @@ struct salvage {
     const char *dir;
     struct vset *numbers; /* where file numbers come from */
     size_t table_bytes, block_bytes;
+    enum table_compression compression;
     lsm_route_fn route; /* with `shards` > 0 only the keys of this shard are taken */
     void *callback_arg;
     unsigned shard, shards;

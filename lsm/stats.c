@@ -38,6 +38,8 @@ void lsm_stats_get(struct lsm *db, struct lsm_stats *out)
     out->block_bytes_read = count_get(&db->reader_stats.block_bytes_read);
     out->filter_checks = count_get(&db->reader_stats.filter_checks);
     out->filter_negatives = count_get(&db->reader_stats.filter_negatives);
+    out->written_raw_bytes = count_get(&db->writer_stats.raw_bytes);
+    out->written_stored_bytes = count_get(&db->writer_stats.stored_bytes);
     out->replayed_bytes = db->replayed_bytes;
     out->replayed_batches = db->replayed_batches;
     out->replay_ns = db->replay_ns;

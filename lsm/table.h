@@ -11,6 +11,7 @@
 #include "ikey.h"
 #include "logger.h"
 #include "ranges.h"
+#include "table_format.h"
 #include <shale/lsm.h>
 
 struct table;
@@ -49,7 +50,13 @@ struct table_builder_options {
     struct env *env;
     const char *dir;
     size_t block_bytes;
-    uint64_t expected_entries; /* 0: unknown; sizes the hash array of the filter */
+    uint64_t expected_entries;          /* 0: unknown; sizes the hash array of the filter */
+    enum table_compression compression; /* of data and index blocks, where it pays */
+    struct table_writer_stats *stats;   /* or NULL */
+};
+
+struct table_writer_stats {           /* updated with relaxed atomics when a table is complete */
+    uint64_t raw_bytes, stored_bytes; /* of data and index blocks, before and after compression */
 };
 
 /* Creates the file. On any later error call table_builder_abort, which removes it. */

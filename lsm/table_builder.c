@@ -10,6 +10,7 @@
  * Threads: a builder belongs to one.
  */
 #include "block.h"
+#include "compress.h"
 #include "filter.h"
 #include "mutant.h"
 #include "table.h"
@@ -49,6 +50,12 @@ struct table_builder {
 
     uint64_t *hashes; /* of the different user keys */
     size_t hash_count, hash_cap;
+
+    enum table_compression compression;
+    struct compressor *compressor; /* owned; NULL: none */
+    uint32_t features;             /* enum table_feature, for the footer */
+    struct table_writer_stats *stats;
+    uint64_t raw_bytes, stored_bytes;
 
     uint64_t data_blocks;
     struct table_meta meta; /* grows along; `largest` is set at the end */
@@ -104,6 +111,7 @@ static void release(struct table_builder *b)
     for (unsigned i = 0; i < TABLE_INDEX_DEPTH_MAX; i++)
         block_builder_free(&b->index[i]);
     table_meta_free(&b->meta);
+    compressor_free(b->compressor);
     free(b->hashes);
     free(b->out);
     free(b->path);
@@ -145,7 +153,11 @@ int table_builder_new(const struct table_builder_options *options, uint64_t numb
     block_builder_init(&b->ranges, 1);
     for (unsigned i = 0; i < TABLE_INDEX_DEPTH_MAX; i++)
         block_builder_init(&b->index[i], BLOCK_RESTART_INDEX);
+    b->compression = options->compression;
+    b->stats = options->stats;
     int err = allocate(b, options);
+    if (!err)
+        err = compressor_new(options->compression, &b->compressor);
     if (!err)
         err = env_open(b->env, b->path, ENV_WRITE | ENV_CREATE | ENV_TRUNC, &b->file);
     if (err) {
@@ -203,26 +215,42 @@ static int append(struct table_builder *b, const void *data, size_t len)
     return 0;
 }
 
-/* Appends a block; data has room for the trailer behind its len bytes. */
-static int append_block(struct table_builder *b, uint8_t *data, size_t len, struct block_handle *out)
+/* Appends the bytes of a block as they are to be stored; data has room for the trailer behind its len bytes. */
+static int append_stored(struct table_builder *b, uint8_t *data, size_t len, enum table_compression how,
+                         size_t raw_len, struct block_handle *out)
 {
-    if (len > TABLE_BLOCK_MAX)
-        return -EFBIG;
     *out = (struct block_handle){position(b), len};
-    struct table_trailer trailer = {.compression = TABLE_COMPRESSION_NONE};
-    put_le32(trailer.raw_len, (uint32_t)len);
+    struct table_trailer trailer = {.compression = (uint8_t)how};
+    put_le32(trailer.raw_len, (uint32_t)raw_len);
     memcpy(data + len, &trailer, TABLE_TRAILER_BYTES);
     put_le64(trailer.checksum, table_block_checksum(b->number, out->offset, data, len));
     memcpy(data + len, &trailer, TABLE_TRAILER_BYTES);
     return append(b, data, len + TABLE_TRAILER_BYTES);
 }
 
+/* Appends a block as it is. */
+static int append_block(struct table_builder *b, uint8_t *data, size_t len, struct block_handle *out)
+{
+    return len > TABLE_BLOCK_MAX ? -EFBIG : append_stored(b, data, len, TABLE_COMPRESSION_NONE, len, out);
+}
+
+/* Of data or index: packed where that pays. */
 static int finish_block(struct table_builder *b, struct block_builder *block, struct block_handle *out)
 {
+    uint8_t *packed;
     int err = block_builder_finish(block);
-    if (!err)
-        err = append_block(b, block->buf, block->len, out);
-    return err;
+    if (err)
+        return err;
+    size_t n = compressor_pack(b->compressor, block->buf, block->len, &packed);
+    err = n ? append_stored(b, packed, n, b->compression, block->len, out)
+            : append_block(b, block->buf, block->len, out);
+    if (err)
+        return err;
+    if (n)
+        b->features |= TABLE_COMPRESSED;
+    b->raw_bytes += block->len;
+    b->stored_bytes += out->length;
+    return 0;
 }
 
 /* ---- index ---- */
@@ -509,11 +537,10 @@ static int append_footer(struct table_builder *b, struct block_handle filter, st
     struct table_footer f = {0};
     memcpy(f.magic, TABLE_MAGIC, sizeof(f.magic));
     put_le32(f.version, TABLE_VERSION);
+    put_le32(f.incompat, b->features);
     put_le32(f.index_depth, b->depth);
     put_le64(f.number, b->number);
     put_le64(f.file_bytes, offset + sizeof(f));
-    if (b->meta.range_deletes)
-        put_le32(f.incompat, TABLE_RANGES);
     put_handle(&f.filter, filter);
     put_handle(&f.root, root);
     put_handle(&f.properties, properties);
@@ -553,8 +580,12 @@ static int finish(struct table_builder *b)
     if (b->meta.entries &&
         ((err = data_cut(b, NULL)) || (err = index_finish(b, &root)) || (err = append_filter(b, &filter))))
         return err;
-    if (b->meta.range_deletes && (err = finish_block(b, &b->ranges, &ranges)))
-        return err;
+    if (b->meta.range_deletes) {
+        b->features |= TABLE_RANGE_DELETES;
+        err = finish_block(b, &b->ranges, &ranges);
+        if (err)
+            return err;
+    }
     if ((err = append_properties(b, &properties)) ||
         (err = append_footer(b, filter, root, ranges, properties)) || (err = flush_out(b)))
         return err;
@@ -571,6 +602,10 @@ int table_builder_finish(struct table_builder *b, struct table_meta *out)
     out->number = b->number;
     out->bytes = position(b);
     memset(&b->meta, 0, sizeof(b->meta)); /* the keys have a new owner */
+    if (b->stats) {
+        __atomic_fetch_add(&b->stats->raw_bytes, b->raw_bytes, __ATOMIC_RELAXED);
+        __atomic_fetch_add(&b->stats->stored_bytes, b->stored_bytes, __ATOMIC_RELAXED);
+    }
     release(b);
     return 0;
 }

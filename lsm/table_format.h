@@ -12,6 +12,11 @@
  *            that a block from another place or another file does not pass. A "handle" is offset
  *            and length of the contents, the trailer not counted.
  *
+ *            Data and index blocks may be compressed, each by itself (compress.h): then the contents
+ *            are the packed bytes, which is what the checksum and the handle are of; the trailer
+ *            says how, and how long they are unpacked. A table with such a block has
+ *            TABLE_COMPRESSED in its footer.
+ *
  * Data and   A sequence of entries, then an array of u32 restart offsets, then their number (u32).
  * index      An entry is
  *              varint  shared        bytes that its key has in common with the key before it
@@ -36,7 +41,7 @@
  *
  * Filter     Of user keys: see filter.h.
  *
- * Ranges     Only with TABLE_RANGES, between filter and properties: range deletes, as a block of entries with the
+ * Ranges     Only with TABLE_RANGE_DELETES, between filter and properties: range deletes, as a block of entries with the
  *            start of a range as key, its end as value, ENTRY_RANGE_DELETE as type, and every entry a restart. They are
  *            fragments (ranges.h): entries of the same start have the same end, newest first, and ranges with
  *            different starts do not overlap. A range delete hides what is older than it at keys >= start and < end,
@@ -46,7 +51,7 @@
  *
  *
  * Properties struct table_properties, then the smallest and the largest user key: all entries and ranges lie between
- *            them. With TABLE_RANGES, then, struct table_range_properties.
+ *            them. With TABLE_RANGE_DELETES, then, struct table_range_properties.
  *
  * Footer     struct table_footer, the last 128 bytes. Its size, the place of magic and checksum and
  *            how the checksum is made stay the same in all versions. Unknown `incompat` bits or a
@@ -66,29 +71,30 @@
 
 #define TABLE_MAGIC "ShaleSST"
 #define TABLE_VERSION 1u
-
-/* Footer: what a reader must understand. A bit is set only in a table that needs it. */
-enum table_incompat {
-    TABLE_RANGES = 1u << 1, /* there is a range block, and more in the properties */
+/* Incompatible features. A bit is set only in a table that needs it. Never renumber. */
+enum table_feature {
+    TABLE_COMPRESSED = 1u << 0,    /* there are blocks whose trailer says something else than "none" */
+    TABLE_RANGE_DELETES = 1u << 1, /* there is a range block, and more in the properties */
+    TABLE_BLOBS = 1u << 2,         /* reserved */
 };
-#define TABLE_INCOMPAT_KNOWN ((uint32_t)TABLE_RANGES)
+#define TABLE_INCOMPAT_KNOWN ((uint32_t)(TABLE_COMPRESSED | TABLE_RANGE_DELETES))
 
 #define TABLE_INDEX_BYTES (64u << 10) /* an index block is closed at this size */
 /* Index blocks hold at least 60 of the longest keys: 60^5 blocks of 4 KiB are 3 TiB. */
 #define TABLE_INDEX_DEPTH_MAX 5u
-/* No block is longer: a value of 16 MiB, or the filter of 50 million keys. Bounds what a reader allocates. */
+/* No block is longer, packed or not: a value of 16 MiB, or the filter of 50 million keys. Bounds what a reader allocates. */
 #define TABLE_BLOCK_MAX (64u << 20)
 
 enum table_compression {
     TABLE_COMPRESSION_NONE = 0,
-    TABLE_COMPRESSION_LZ4 = 1,  /* reserved, refused */
-    TABLE_COMPRESSION_ZSTD = 2, /* reserved, refused */
+    TABLE_COMPRESSION_LZ4 = 1,
+    TABLE_COMPRESSION_ZSTD = 2,
 };
 
 struct table_trailer {
     uint8_t compression;
     uint8_t zero[3];
-    uint8_t raw_len[4]; /* of the contents, uncompressed */
+    uint8_t raw_len[4]; /* of the contents, unpacked */
     uint8_t checksum[8];
 };
 static_assert(sizeof(struct table_trailer) == 16, "on-disk size");
@@ -110,7 +116,7 @@ struct table_footer {
     uint8_t number[8];      /* of the file */
     uint8_t file_bytes[8];  /* with the footer */
     struct table_disk_handle filter, root, properties;
-    struct table_disk_handle ranges; /* zero without TABLE_RANGES */
+    struct table_disk_handle ranges; /* zero without TABLE_RANGE_DELETES */
     uint8_t reserved[16];
     uint8_t checksum[8]; /* XXH3 of what is before it, seeded with `number` and the footer's offset */
 };

@@ -36,12 +36,12 @@ static void find(struct block_iter *it, struct block_iter *after, const void *ke
         block_iter_prev(it);
 }
 
-static int cover_in_block(const struct table *t, struct block_iter *it, const void *key, size_t len,
-                          uint64_t seq, uint64_t *cover, struct range_bounds *bounds)
+static int cover_in_block(const struct table *t, struct block_iter *it, size_t block_len, const void *key,
+                          size_t len, uint64_t seq, uint64_t *cover, struct range_bounds *bounds)
 {
     const uint64_t offset = t->layout.ranges.offset;
     struct block_iter after;
-    if (block_iter_init(&after, it->data, t->layout.ranges.length))
+    if (block_iter_init(&after, it->data, block_len))
         return table_bad_block(t, offset);
     find(it, &after, key, len);
     if (it->bad || after.bad || (it->valid && !is_range(it)))
@@ -84,7 +84,7 @@ int table_cover(struct table *t, const void *key, size_t len, uint64_t seq, unsi
         return err;
     err = block_iter_init(&it, block->data, block->len)
               ? table_bad_block(t, t->layout.ranges.offset)
-              : cover_in_block(t, &it, key, len, seq, cover, bounds);
+              : cover_in_block(t, &it, block->len, key, len, seq, cover, bounds);
     cache_release(t->cache, block);
     return err;
 }

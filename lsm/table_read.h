@@ -13,7 +13,8 @@
 
 /* What the footer says. */
 struct table_layout {
-    unsigned depth; /* index levels */
+    unsigned depth;    /* index levels */
+    uint32_t incompat; /* enum table_feature */
     struct block_handle filter, root, properties;
     struct block_handle ranges; /* zero: there is none */
 };
@@ -50,9 +51,9 @@ static inline bool window_has(const struct table_window *w, struct block_handle 
 int table_read_footer(const struct table *t, struct table_layout *out);
 int table_read_properties(const struct table *t, const struct table_layout *layout, uint64_t *data_blocks);
 
-/* A verified block in memory of its own (release with free); from the window, if it lies in there. */
+/* A verified block, unpacked, in memory of its own (release with free); from the window, if it lies in there. */
 int table_read_block(const struct table *t, struct block_handle h, const struct table_window *w,
-                     uint8_t **out);
+                     uint8_t **out, size_t *len);
 /* The same into the cache, which did not have it; referenced. */
 int table_load_block(const struct table *t, struct block_handle h, const struct table_window *w, bool keep,
                      struct cache_block **out);

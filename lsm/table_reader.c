@@ -12,6 +12,7 @@
  *
  * Threads: any number may use an open table.
  */
+#include "compress.h"
 #include "filter.h"
 #include "mutant.h"
 #include "table_read.h"
@@ -28,64 +29,104 @@ static void count32(uint32_t *counter) { __atomic_fetch_add(counter, 1, __ATOMIC
 
 /* ---- blocks ---- */
 
-static int check_block(const struct table *t, struct block_handle h, const uint8_t *data)
+/* Memory for the contents of a block: aligned, so that a line of the filter is a line of the processor's cache. */
+static uint8_t *block_memory(size_t len)
+{
+    size_t room = (len + TABLE_TRAILER_BYTES + CACHE_LINE_BYTES - 1) / CACHE_LINE_BYTES * CACHE_LINE_BYTES;
+    return aligned_alloc(CACHE_LINE_BYTES, room);
+}
+
+/* The bytes of a block as they are stored, its trailer behind them. *raw_len: of the contents. */
+static int check_block(const struct table *t, struct block_handle h, const uint8_t *data, size_t *raw_len)
 {
     const struct table_trailer *trailer = (const struct table_trailer *)(data + h.length);
     if (get_le64(trailer->checksum) != table_block_checksum(t->number, h.offset, data, h.length) &&
-        !mutant("checksum of a block ignored"))
+        !mutant("checksum of a block ignored") &&
+        !(mutant("checksum of a packed block ignored") && trailer->compression))
         return logger_corrupt(&t->log, t->path, h.offset,
                               "checksum of a block of %" PRIu64 " bytes does not match", h.length);
-    if (trailer->compression != TABLE_COMPRESSION_NONE) {
+    *raw_len = get_le32(trailer->raw_len);
+    if (trailer->compression == TABLE_COMPRESSION_NONE) {
+        if (*raw_len != h.length)
+            return logger_corrupt(&t->log, t->path, h.offset, "a block's length is not that of its handle");
+        return 0;
+    }
+    if (trailer->compression > TABLE_COMPRESSION_ZSTD) {
         logger_write(&t->log, LSM_LOG_ERROR,
                      "%s: the block at %" PRIu64 " has compression %u: a newer release has written it",
                      t->path, h.offset, trailer->compression);
         return -ENOTSUP;
     }
-    if (get_le32(trailer->raw_len) != h.length)
-        return logger_corrupt(&t->log, t->path, h.offset, "a block's length is not that of its handle");
+    if (!(t->layout.incompat & TABLE_COMPRESSED) ||
+        !block_raw_len_is_sane(trailer->compression, data, h.length, *raw_len))
+        return logger_corrupt(&t->log, t->path, h.offset, "a compressed block that can't be one");
     return 0;
 }
 
-/* Reads a block with its trailer from the window, if it lies in there, or from the file. */
-static int read_bytes_at(const struct table *t, struct block_handle h, const struct table_window *w,
-                         uint8_t *out)
+/* The contents of a checked block; takes `owned` over, which may be where `stored` lies. */
+static int unpack_block(const struct table *t, struct block_handle h, const uint8_t *stored, uint8_t *owned,
+                        size_t raw_len, uint8_t **out)
 {
-    size_t len = h.length + TABLE_TRAILER_BYTES;
-    if (w && window_has(w, h)) {
-        memcpy(out, w->buf + (h.offset - w->offset), len);
+    const struct table_trailer *trailer = (const struct table_trailer *)(stored + h.length);
+    if (trailer->compression == TABLE_COMPRESSION_NONE && owned) {
+        *out = owned;
         return 0;
     }
-    ssize_t n = env_pread(t->file, out, len, h.offset);
-    if (n < 0)
-        return (int)n;
-    if ((size_t)n != len)
-        return logger_corrupt(&t->log, t->path, h.offset, "the file ends inside a block");
-    return 0;
+    uint8_t *data = block_memory(raw_len);
+    int err = data ? 0 : -ENOMEM;
+    if (!err && trailer->compression == TABLE_COMPRESSION_NONE)
+        memcpy(data, stored, raw_len);
+    else if (!err)
+        err = block_decompress(trailer->compression, stored, h.length, data, raw_len);
+    free(owned);
+    if (!err) {
+        *out = data;
+        return 0;
+    }
+    free(data);
+    return err == -EIO ? logger_corrupt(&t->log, t->path, h.offset,
+                                        "a block with a good checksum can't be uncompressed")
+                       : err;
 }
 
-/* A verified block in memory of its own; *out is malloc'ed, the trailer behind h.length bytes. */
-int table_read_block(const struct table *t, struct block_handle h, const struct table_window *w,
-                     uint8_t **out)
+static int read_stored(const struct table *t, struct block_handle h, uint8_t **out)
 {
-    /* Aligned, so that a line of the filter is a line of the processor's cache. */
-    size_t room =
-        (h.length + TABLE_TRAILER_BYTES + CACHE_LINE_BYTES - 1) / CACHE_LINE_BYTES * CACHE_LINE_BYTES;
-    uint8_t *data = aligned_alloc(CACHE_LINE_BYTES, room);
+    size_t len = h.length + TABLE_TRAILER_BYTES;
+    uint8_t *data = block_memory(h.length);
     if (!data)
         return -ENOMEM;
-    int err = read_bytes_at(t, h, w, data);
+    ssize_t n = env_pread(t->file, data, len, h.offset);
+    if (n >= 0 && (size_t)n == len) {
+        *out = data;
+        return 0;
+    }
+    free(data);
+    return n < 0 ? (int)n : logger_corrupt(&t->log, t->path, h.offset, "the file ends inside a block");
+}
+
+/* A verified block in memory of its own; *out is malloc'ed. */
+int table_read_block(const struct table *t, struct block_handle h, const struct table_window *w,
+                     uint8_t **out, size_t *len)
+{
+    const uint8_t *stored;
+    uint8_t *owned = NULL;
+    int err = 0;
+    if (w && window_has(w, h))
+        stored = w->buf + (h.offset - w->offset);
+    else
+        err = read_stored(t, h, &owned), stored = owned;
     if (!err)
-        err = check_block(t, h, data);
+        err = check_block(t, h, stored, len);
     if (err) {
-        free(data);
+        free(owned);
         return err;
     }
-    if (t->stats) {
+    err = unpack_block(t, h, stored, owned, *len, out);
+    if (!err && t->stats) {
         count(&t->stats->blocks_read, 1);
         count(&t->stats->block_bytes_read, h.length + TABLE_TRAILER_BYTES);
     }
-    *out = data;
-    return 0;
+    return err;
 }
 
 /* Reads a block that the cache does not have, and puts it there. */
@@ -93,10 +134,11 @@ int table_load_block(const struct table *t, struct block_handle h, const struct 
                      struct cache_block **out)
 {
     uint8_t *data;
-    int err = table_read_block(t, h, w, &data);
+    size_t len;
+    int err = table_read_block(t, h, w, &data, &len);
     if (err)
         return err;
-    return cache_insert(t->cache, t->number, h.offset, data, h.length, keep, out);
+    return cache_insert(t->cache, t->number, h.offset, data, len, keep, out);
 }
 
 int table_get_block(const struct table *t, struct block_handle h, unsigned flags, bool keep,
@@ -167,11 +209,12 @@ static int check_footer(const struct table *t, const struct table_footer *f, uin
         return logger_corrupt(&t->log, t->path, offset, "the file is table %" PRIu64 ", not %" PRIu64,
                               get_le64(f->number), t->number);
     out->depth = get_le32(f->index_depth);
+    out->incompat = get_le32(f->incompat);
     out->ranges = (struct block_handle){0};
     uint64_t before = 0; /* where the properties begin, or the ranges */
     if (footer_handle(&f->properties, offset, &out->properties) == 0)
         before = out->properties.offset;
-    if (get_le32(f->incompat) & TABLE_RANGES) {
+    if (out->incompat & TABLE_RANGE_DELETES) {
         if (footer_handle(&f->ranges, before, &out->ranges) || out->ranges.length == 0)
             return logger_corrupt(&t->log, t->path, offset, "the footer has impossible contents");
         before = out->ranges.offset;
@@ -238,12 +281,13 @@ static bool has_what_it_says(const struct table_layout *l, const struct table_me
 int table_read_properties(const struct table *t, const struct table_layout *layout, uint64_t *data_blocks)
 {
     uint8_t *data;
+    size_t len;
     struct block_handle h = layout->properties;
-    int err = table_read_block(t, h, NULL, &data);
+    int err = table_read_block(t, h, NULL, &data, &len);
     if (err)
         return err;
     const struct table_properties *p = (const struct table_properties *)data;
-    if (properties_match(p, h.length, &t->meta) && has_what_it_says(layout, &t->meta))
+    if (properties_match(p, len, &t->meta) && has_what_it_says(layout, &t->meta))
         *data_blocks = get_le64(p->data_blocks);
     else
         err = logger_corrupt(&t->log, t->path, h.offset, "the properties are not those in the manifest");
@@ -314,17 +358,18 @@ const struct table_meta *table_meta_of(const struct table *t) { return &t->meta;
 static int take_properties(struct table *t)
 {
     uint8_t *data;
+    size_t len;
     struct block_handle h = t->layout.properties;
-    int err = table_read_block(t, h, NULL, &data);
+    int err = table_read_block(t, h, NULL, &data, &len);
     if (err)
         return err;
     const struct table_properties *p = (const struct table_properties *)data;
     struct table_meta *m = &t->meta;
-    uint64_t smallest = h.length < sizeof(*p) ? 0 : get_le32(p->smallest_len);
-    uint64_t largest = h.length < sizeof(*p) ? 0 : get_le32(p->largest_len);
+    uint64_t smallest = len < sizeof(*p) ? 0 : get_le32(p->smallest_len);
+    uint64_t largest = len < sizeof(*p) ? 0 : get_le32(p->largest_len);
     size_t more = t->layout.ranges.length ? sizeof(struct table_range_properties) : 0;
-    if (h.length < sizeof(*p) || smallest > LSM_KEY_MAX || largest > LSM_KEY_MAX ||
-        h.length != sizeof(*p) + smallest + largest + more) {
+    if (len < sizeof(*p) || smallest > LSM_KEY_MAX || largest > LSM_KEY_MAX ||
+        len != sizeof(*p) + smallest + largest + more) {
         free(data);
         return table_bad_block(t, h.offset);
     }

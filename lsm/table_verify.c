@@ -15,6 +15,7 @@ struct verifier {
     const struct table *table;
     struct table_layout layout; /* as the file says now */
     const uint8_t *filter;
+    size_t filter_len;
     uint64_t expected;    /* offset at which the next block must begin */
     uint64_t data_blocks; /* seen */
     uint64_t bad_offset;
@@ -54,7 +55,7 @@ static int verify_entry(struct verifier *v, uint64_t offset, const struct block_
         if (c < 0)
             return verify_failed(v, offset, "the first key is below the smallest one of the manifest");
     }
-    if (filter_test(v->filter, v->layout.filter.length, filter_hash(k->key, k->len)) != 1)
+    if (filter_test(v->filter, v->filter_len, filter_hash(k->key, k->len)) != 1)
         return verify_failed(v, v->layout.filter.offset, "the filter denies a key that is there");
     if (m->entries == 0 || k->seq < m->seq_min)
         m->seq_min = k->seq;
@@ -118,9 +119,10 @@ static int verify_walk(struct verifier *v, struct block_handle h, unsigned level
 static int verify_block(struct verifier *v, struct block_handle h, unsigned level)
 {
     uint8_t *data = NULL;
+    size_t len = 0;
     struct block_iter at;
-    int err = table_read_block(v->table, h, NULL, &data);
-    if (!err && block_iter_init(&at, data, h.length))
+    int err = table_read_block(v->table, h, NULL, &data, &len);
+    if (!err && block_iter_init(&at, data, len))
         err = table_bad_block(v->table, h.offset);
     if (err) {
         v->bad_offset = h.offset;
@@ -172,9 +174,10 @@ static int verify_ranges(struct verifier *v)
     struct range_delete last = {.start = start};
     struct block_iter at;
     struct block_handle h = v->layout.ranges;
+    size_t len;
     v->bad_offset = h.offset;
-    int err = table_read_block(v->table, h, NULL, &data);
-    if (!err && block_iter_init(&at, data, h.length))
+    int err = table_read_block(v->table, h, NULL, &data, &len);
+    if (!err && block_iter_init(&at, data, len))
         err = table_bad_block(v->table, h.offset);
     if (err)
         goto out;
@@ -232,7 +235,7 @@ int table_verify(struct table *t, uint64_t *bad_offset)
     if ((err = table_read_properties(t, &v->layout, &data_blocks)))
         goto out;
     v->bad_offset = v->layout.filter.offset;
-    if (t->meta.entries && (err = table_read_block(t, v->layout.filter, NULL, &filter)))
+    if (t->meta.entries && (err = table_read_block(t, v->layout.filter, NULL, &filter, &v->filter_len)))
         goto out;
     v->filter = filter;
     if (t->meta.entries && (err = verify_block(v, v->layout.root, 0)))

@@ -214,6 +214,7 @@ static int open_store(const struct options *o, const struct place *place, struct
                 .shards = place->store_existed ? 0 : o->shards,
                 .memory_bytes = o->memory_bytes,
                 .write_buffer_bytes = o->write_buffer_bytes,
+                .compression = o->compression,
                 .commit_ms = o->commit_ms,
                 .log = log_engine,
                 .progress = show_progress},

@@ -25,6 +25,7 @@ static const char usage[] =
     "  memory=SIZE     memory for caches and write buffers (default 256M, at least 16M)\n"
     "  commit=SECONDS  how long an unsynced change may be lost by a power cut (default 1, at most 300)\n"
     "  shards=N        parts of a new store (default: number of CPUs, at least 2; at most 64)\n"
+    "  compression=HOW auto (default: Zstandard for what is at rest, LZ4 above), none, lz4 or zstd\n"
     "  noatime         reading never updates access times; relatime is the default\n"
     "  nocontrol       no control directory .shale in the root\n"
     "  write_buffer=SIZE   size of one write buffer, for tests\n"
@@ -128,6 +129,25 @@ static int parse_shards(const char *text, unsigned *out)
     return 0;
 }
 
+static int parse_compression(const char *text, enum lsm_compression *out)
+{
+    static const char *const names[] = {
+        [LSM_COMPRESSION_AUTO] = "auto",
+        [LSM_COMPRESSION_NONE] = "none",
+        [LSM_COMPRESSION_LZ4] = "lz4",
+        [LSM_COMPRESSION_ZSTD] = "zstd",
+    };
+
+    for (unsigned i = 0; i < COUNT(names); i++) {
+        if (strcmp(text, names[i]) == 0) {
+            *out = (enum lsm_compression)i;
+            return 0;
+        }
+    }
+    log_tell("option compression=%s is none of auto, none, lz4, zstd", text);
+    return -EINVAL;
+}
+
 static int parse_max_read(struct options *o, const char *text)
 {
     char plain[40];
@@ -147,6 +167,8 @@ static int parse_valued(struct options *o, const char *text, const char *name, c
         return parse_size(name, value, MEMORY_MIN, &o->memory_bytes);
     if (strcmp(name, "write_buffer") == 0)
         return parse_size(name, value, 1, &o->write_buffer_bytes);
+    if (strcmp(name, "compression") == 0)
+        return parse_compression(value, &o->compression);
     if (strcmp(name, "commit") == 0)
         return parse_commit(value, &o->commit_ms);
     if (strcmp(name, "shards") == 0)
@@ -192,7 +214,7 @@ static int parse_plain(struct options *o, const char *name)
     if (listed(ignored, COUNT(ignored), name) || strncmp(name, "x-", 2) == 0)
         return 0;
     if (strcmp(name, "memory") == 0 || strcmp(name, "write_buffer") == 0 || strcmp(name, "commit") == 0 ||
-        strcmp(name, "shards") == 0 || strcmp(name, "max_read") == 0 ||
+        strcmp(name, "shards") == 0 || strcmp(name, "max_read") == 0 || strcmp(name, "compression") == 0 ||
         listed(passed_with_value, COUNT(passed_with_value), name))
         log_tell("option '%s' needs a value; 'shalefs --help' tells which", name);
     else

@@ -22,8 +22,9 @@ struct options {
     bool control;       /* false: -o nocontrol */
     bool nodev, nosuid; /* given: root's default of dev,suid is off */
     size_t memory_bytes, write_buffer_bytes;
-    size_t max_read_bytes;          /* of one read request; 0: not given */
-    unsigned shards, commit_ms;     /* 0: not given */
+    size_t max_read_bytes;      /* of one read request; 0: not given */
+    unsigned shards, commit_ms; /* 0: not given */
+    enum lsm_compression compression;
     char *mount[MOUNT_OPTIONS_MAX]; /* passed on to libfuse, owned */
     unsigned mounts;
 };

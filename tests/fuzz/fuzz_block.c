@@ -1,8 +1,10 @@
-/* fuzz_block.c - a block of a table with a good checksum and arbitrary contents, walked over in every way. */
+/* fuzz_block.c - a block of a table with a good checksum and arbitrary contents, packed or not, walked over in every way. */
 #include "block.h"
+#include "compress.h"
 #include "fuzz.h"
 
 #define STEPS_MAX 64u
+#define RAW_MAX (256u << 10)
 
 /* Every entry takes at least 11 bytes; an iterator that stands still would pass this. */
 static void walk(struct block_iter *it, size_t size, bool forward)
@@ -50,17 +52,39 @@ static void step(struct block_iter *it, struct input *in)
     }
 }
 
-/* {u8 number of steps, the steps, the block} */
+/* What the packed bytes say that they are, with a length of the input's choice; NULL if they are found to be nothing. */
+static uint8_t *unpack(enum table_compression how, uint8_t *packed, size_t *len, uint32_t raw_len)
+{
+    uint8_t *raw = NULL;
+
+    if (raw_len <= RAW_MAX && block_raw_len_is_sane(how, packed, *len, raw_len)) {
+        raw = malloc(raw_len);
+        if (raw && block_decompress(how, packed, *len, raw, raw_len)) {
+            free(raw);
+            raw = NULL;
+        }
+    }
+    free(packed);
+    *len = raw_len;
+    return raw;
+}
+
+/* {u8 number of steps + 64 * compression, the steps, if packed u32 raw length, the block} */
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     struct input in = {data, size};
     struct block_iter it;
     size_t len, plan_len;
-    uint8_t *plan = in_bytes(&in, in_below(&in, STEPS_MAX), &plan_len);
+    uint8_t first = in_u8(&in);
+    enum table_compression how = (enum table_compression)(first / STEPS_MAX % 3);
+    uint8_t *plan = in_bytes(&in, first % STEPS_MAX, &plan_len);
+    uint32_t raw_len = how ? in_u32(&in) : 0;
     uint8_t *block = in_bytes(&in, in.left, &len);
     struct input steps = {plan, plan_len};
 
-    if (block_iter_init(&it, block, len) == 0) {
+    if (how)
+        block = unpack(how, block, &len, raw_len);
+    if (block && block_iter_init(&it, block, len) == 0) {
         walk(&it, len, true);
         block_iter_init(&it, block, len);
         walk(&it, len, false);
@@ -76,12 +100,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 size_t fuzz_seed(unsigned n, uint8_t *out)
 {
     struct block_builder b;
+    struct compressor *c = NULL;
     const uint8_t plan[] = {7, 2, 2, 'k', '3', 9, 4, 3};
     size_t len = 0;
 
-    if (n > 1)
+    if (n > 3)
         return 0;
-    block_builder_init(&b, n == 0 ? BLOCK_RESTART_INDEX : BLOCK_RESTART_DATA);
+    block_builder_init(&b, n % 2 == 0 ? BLOCK_RESTART_INDEX : BLOCK_RESTART_DATA);
     for (unsigned i = 0; i < 24; i++) {
         char key[8], value[16];
         int k = snprintf(key, sizeof(key), "k%02u", i / 2), v = snprintf(value, sizeof(value), "value %u", i);
@@ -92,9 +117,23 @@ size_t fuzz_seed(unsigned n, uint8_t *out)
     if (block_builder_finish(&b) < 0)
         goto out;
     memcpy(out, plan, sizeof(plan));
-    memcpy(out + sizeof(plan), b.buf, b.len);
-    len = sizeof(plan) + b.len;
+    len = sizeof(plan);
+    if (n < 2) {
+        memcpy(out + len, b.buf, b.len);
+        len += b.len;
+    } else {
+        uint8_t *packed;
+        enum table_compression how = (enum table_compression)(n - 1);
+        fuzz_check(compressor_new(how, &c) == 0);
+        size_t packed_len = compressor_pack(c, b.buf, b.len, &packed);
+        fuzz_check(packed_len > 0);
+        out[0] = (uint8_t)(out[0] + STEPS_MAX * how);
+        put_le32(out + len, (uint32_t)b.len);
+        memcpy(out + len + 4, packed, packed_len);
+        len += 4 + packed_len;
+    }
 out:
+    compressor_free(c);
     block_builder_free(&b);
     return len;
 }

@@ -76,7 +76,7 @@ size_t fuzz_seed(unsigned n, uint8_t *out)
 #define SEED(s) {s, sizeof(s)}
         SEED("store\0mnt\0-o\0memory=64M,commit=0.5,shards=4,noatime,nocontrol"),
         SEED("store\0mnt\0-o\0ro,allow_other,max_read=131072,nodev,nosuid,x-gvfs-hide,user"),
-        SEED("store\0mnt\0-f\0-owrite_buffer=1M\0-o\0context=system_u:object_r:tmp_t:s0"),
+        SEED("store\0mnt\0-f\0-owrite_buffer=1M,compression=zstd\0-o\0context=system_u:object_r:tmp_t:s0"),
         SEED("--help"),
         SEED("-V"),
         SEED("-d\0--\0-store\0-mnt"),

@@ -191,19 +191,26 @@ size_t fuzz_seed(unsigned n, uint8_t *out)
         return repeating_index(out);
     struct env *env = env_with(DIR);
     struct table_builder_options options = {.env = env, .dir = DIR, .block_bytes = n == 0 ? 4096 : 64};
+    const bool packed = n == 4 || n == 5;
+    if (packed) {
+        options.block_bytes = 256;
+        options.compression = n == 4 ? TABLE_COMPRESSION_LZ4 : TABLE_COMPRESSION_ZSTD;
+    }
     struct table_builder *b;
     struct table_meta meta;
     size_t len = 0;
     char path[64];
     const unsigned entries = n == 2 ? 1 : 40;
 
-    if (n < 3 && table_builder_new(&options, NUMBER, &b) == 0) {
+    if ((n < 3 || packed) && table_builder_new(&options, NUMBER, &b) == 0) {
         for (unsigned i = 0; i < entries; i++) {
             char key[8];
             int k = snprintf(key, sizeof(key), "k%02u", i / 2);
             struct ikey ikey = {
                 .key = (uint8_t *)key, .len = (uint32_t)k, .seq = 100 - i, .type = (uint8_t)(i % 3)};
-            fuzz_check(table_builder_add(b, &ikey, key, i % 3 == ENTRY_DELETE ? 0 : (size_t)k) == 0);
+            static const uint8_t value[100] = "what repeats itself is packed";
+            size_t value_len = i % 3 == ENTRY_DELETE ? 0 : packed ? sizeof(value) : (size_t)k;
+            fuzz_check(table_builder_add(b, &ikey, packed ? (const void *)value : key, value_len) == 0);
         }
         fuzz_check(table_builder_finish(b, &meta) == 0);
         table_meta_free(&meta);

@@ -112,6 +112,7 @@ void profile_make(struct profile *p, uint64_t seed)
                 .write_buffer_bytes = (8u << 10) << below(r, 4),
                 .table_bytes = (8u << 10) << below(r, 3),
                 .block_bytes = (size_t)512 << below(r, 3),
+                .compression = (enum lsm_compression)below(r, LSM_COMPRESSION_ZSTD + 1),
                 .log_segment_bytes = 1u << 20,
                 .log_budget_bytes = (256u << 10) << (2 * below(r, 3)),
                 .level_ratio = (unsigned)(2 + below(r, 3)),

@@ -42,6 +42,7 @@ static const struct defect {
     {"manifest renamed without a sync", "short"},
     {"checksum of the manifest ignored", "damage"},
     {"checksum of a block ignored", "damage"},
+    {"checksum of a packed block ignored", "damage"},
     {"checksum of a record ignored", "short"},
     {"half a batch replayed", "short"},
     {"flushed records replayed again", "long"},

@@ -20,6 +20,8 @@
 #define DIR "/tables"
 
 static struct env *env;
+static enum table_compression compression; /* of the tables that build makes */
+static struct table_writer_stats written;
 static struct table_reader_stats stats;
 
 /* Every file operation is counted; the one after `fail_after` others fails with -EIO. */
@@ -81,6 +83,8 @@ static int setup(void **state)
     env->ops = &counting_ops;
     reads = writes = short_writes = 0;
     memset(&stats, 0, sizeof(stats));
+    memset(&written, 0, sizeof(written));
+    compression = TABLE_COMPRESSION_NONE;
     assert_int_equal(env_mkdir(env, DIR), 0);
     return model_reseed(state);
 }
@@ -96,8 +100,12 @@ static int teardown(void **state)
 
 static void build(const struct model *m, uint64_t number, size_t block_bytes, struct table_meta *meta)
 {
-    struct table_builder_options o = {
-        .env = env, .dir = DIR, .block_bytes = block_bytes, .expected_entries = m->count / 2};
+    struct table_builder_options o = {.env = env,
+                                      .dir = DIR,
+                                      .block_bytes = block_bytes,
+                                      .expected_entries = m->count / 2,
+                                      .compression = compression,
+                                      .stats = &written};
     struct table_builder *b;
     assert_int_equal(table_builder_new(&o, number, &b), 0);
     uint64_t before = 0;
@@ -105,13 +113,13 @@ static void build(const struct model *m, uint64_t number, size_t block_bytes, st
         const struct model_entry *e = &m->entries[i];
         assert_int_equal(table_builder_add(b, &e->key, e->value, e->value_len), 0);
         assert_int_equal(table_builder_entries(b), i + 1);
-        assert_true(table_builder_bytes(b) >= before);
+        assert_true(table_builder_bytes(b) >= before || compression); /* a block shrinks when it is packed */
         before = table_builder_bytes(b);
     }
     assert_int_equal(table_builder_finish(b, meta), 0);
     assert_int_equal(meta->entries, m->count);
     assert_int_equal(meta->number, number);
-    assert_true(meta->bytes >= before);
+    assert_true(meta->bytes >= before || compression);
 }
 
 static int open_table(const struct table_meta *meta, struct cache *cache, struct table **out)
@@ -220,6 +228,7 @@ static void test_model(void **state)
                                                            .value_max = model_below(3) ? 300 : 20000});
         static const size_t sizes[] = {0, 1, 512, 4096, 32768};
         struct table_meta meta;
+        compression = (enum table_compression)model_below(3);
         build(&m, round + 1, sizes[model_below(5)], &meta);
         check_table(&m, &meta, 500);
         table_meta_free(&meta);
@@ -622,11 +631,10 @@ static void check_damaged(const struct model *m, const struct table_meta *meta, 
     cache_free(cache);
 }
 
-static void test_every_byte_flipped(void **state)
+static void every_byte_flipped(size_t value_max)
 {
-    (void)state;
     struct model m =
-        model_make((struct model_options){.keys = 60, .versions = 3, .key_max = 30, .value_max = 60});
+        model_make((struct model_options){.keys = 60, .versions = 3, .key_max = 30, .value_max = value_max});
     struct table_meta meta;
     build(&m, 1, 256, &meta);
     for (uint64_t at = 0; at < meta.bytes; at++) {
@@ -640,6 +648,23 @@ static void test_every_byte_flipped(void **state)
     check_table(&m, &meta, 100);
     table_meta_free(&meta);
     model_free(&m);
+}
+
+static void test_every_byte_flipped(void **state)
+{
+    (void)state;
+    every_byte_flipped(60);
+}
+
+static void test_every_packed_byte_flipped(void **state)
+{
+    (void)state;
+    for (unsigned how = TABLE_COMPRESSION_LZ4; how <= TABLE_COMPRESSION_ZSTD; how++) {
+        compression = (enum table_compression)how;
+        memset(&written, 0, sizeof(written));
+        every_byte_flipped(400);
+        assert_true(written.stored_bytes < written.raw_bytes);
+    }
 }
 
 static void invert_values(struct model *m)
@@ -766,12 +791,12 @@ static void test_newer_version(void **state)
     }
     write_at(1, &good, sizeof(good), offset);
 
-    /* A compressed data block; the model fits into one, at offset 0. */
+    /* A data block compressed in another way; the model fits into one, at offset 0. */
     uint64_t len = get_le64(good.root.offset) - TABLE_TRAILER_BYTES;
     uint8_t *block = malloc(len + TABLE_TRAILER_BYTES);
     assert_non_null(block);
     read_at(1, block, len + TABLE_TRAILER_BYTES, 0);
-    block[len] = TABLE_COMPRESSION_LZ4;
+    block[len] = TABLE_COMPRESSION_ZSTD + 1;
     put_le64(block + len + TABLE_TRAILER_HASHED, table_block_checksum(1, 0, block, len));
     write_at(1, block, len + TABLE_TRAILER_BYTES, 0);
     free(block);
@@ -781,6 +806,111 @@ static void test_newer_version(void **state)
     cache_free(cache);
     table_meta_free(&meta);
     model_free(&m);
+}
+
+/* One key and a value of len bytes, which lies in the first block. */
+static struct model one_value(size_t len, bool random)
+{
+    struct model m = {calloc(1, sizeof(struct model_entry)), 1};
+    assert_non_null(m.entries);
+    model_set(&m.entries[0], (const uint8_t *)"key", 3, 9, len);
+    m.entries[0].key.type = ENTRY_PUT;
+    for (size_t i = 0; random && i < len; i++)
+        m.entries[0].value[i] = (uint8_t)model_random();
+    return m;
+}
+
+static struct table_footer footer_of(const struct table_meta *meta)
+{
+    struct table_footer f;
+    read_at(meta->number, &f, sizeof(f), meta->bytes - sizeof(f));
+    return f;
+}
+
+/* Where packing does not pay nothing is packed, and the table is one that release 0.1 reads. */
+static void test_compression_pays(void **state)
+{
+    (void)state;
+    for (unsigned how = TABLE_COMPRESSION_NONE; how <= TABLE_COMPRESSION_ZSTD; how++) {
+        for (unsigned random = 0; random < 2; random++) {
+            struct model m = one_value(100000, random);
+            struct table_meta meta;
+            compression = (enum table_compression)how;
+            build(&m, 1, 0, &meta);
+            struct table_footer f = footer_of(&meta);
+            bool packs = how != TABLE_COMPRESSION_NONE && !random;
+            assert_int_equal(get_le32(f.incompat), packs ? TABLE_COMPRESSED : 0);
+            assert_int_equal(meta.bytes < 10000, packs);
+            check_table(&m, &meta, 10);
+            table_meta_free(&meta);
+            model_free(&m);
+        }
+    }
+}
+
+/* Packed blocks whose checksum is right and whose trailer, bytes or footer are not. */
+static void test_hostile_packed_blocks(void **state)
+{
+    (void)state;
+    for (unsigned how = TABLE_COMPRESSION_LZ4; how <= TABLE_COMPRESSION_ZSTD; how++) {
+        struct model m = one_value(5000, false);
+        struct table_meta meta;
+        struct cache *cache;
+        struct table *t;
+        compression = (enum table_compression)how;
+        build(&m, 1, 0, &meta);
+        struct table_footer good = footer_of(&meta), f = good;
+        uint64_t footer_at = meta.bytes - sizeof(f), len = 0;
+        uint8_t block[4096], bad[4096];
+        read_at(1, block, sizeof(block) < footer_at ? sizeof(block) : footer_at, 0);
+        /* Its end: the first trailer that says so and whose checksum is right. */
+        do
+            len++;
+        while (len + TABLE_TRAILER_BYTES < sizeof(block) &&
+               (block[len] != how ||
+                get_le64(block + len + TABLE_TRAILER_HASHED) != table_block_checksum(1, 0, block, len)));
+        assert_true(len + TABLE_TRAILER_BYTES < sizeof(block));
+        assert_int_equal(cache_new(1u << 20, &cache), 0);
+        uint32_t raw_len = get_le32(block + len + 4);
+        for (unsigned i = 0; i < 2000; i++) {
+            static const uint32_t lens[] = {0, 1, UINT32_MAX, TABLE_BLOCK_MAX, TABLE_BLOCK_MAX + 1};
+            memcpy(bad, block, sizeof(bad));
+            unsigned what = i < 5 ? 0 : i < 7 ? 1 : i == 7 ? 2 : 3;
+            if (what == 0)
+                put_le32(bad + len + 4, lens[i]);
+            else if (what == 1)
+                put_le32(bad + len + 4, i == 5 ? raw_len - 1 : raw_len + 1);
+            else if (what == 2)
+                bad[len] = (uint8_t)(TABLE_COMPRESSION_LZ4 + TABLE_COMPRESSION_ZSTD - how);
+            for (size_t n = what == 3 ? 1 + model_below(4) : 0; n > 0; n--)
+                bad[model_below(len)] = (uint8_t)model_random();
+            put_le64(bad + len + TABLE_TRAILER_HASHED, table_block_checksum(1, 0, bad, len));
+            write_at(1, bad, len + TABLE_TRAILER_BYTES, 0);
+            assert_int_equal(open_table(&meta, cache, &t), 0);
+            struct ikey k;
+            const uint8_t *value;
+            size_t value_len;
+            struct cache_block *pin;
+            /* The bytes are those of another value, or none at all: no access out of bounds, the sanitizer looks. */
+            int err = table_get(t, "key", 3, SEQ_MAX, LSM_NOFILL, &k, &value, &value_len, &pin);
+            assert_true(err == -EIO || (what == 3 && (err == 0 || err == -ENOENT)));
+            if (!err)
+                table_release(t, pin);
+            table_close(t);
+        }
+        write_at(1, block, len + TABLE_TRAILER_BYTES, 0);
+        put_le32(f.incompat, 0); /* the footer denies that there are such blocks */
+        put_le64(f.checksum, table_footer_checksum(&f, footer_at));
+        write_at(1, &f, sizeof(f), footer_at);
+        assert_int_equal(open_table(&meta, cache, &t), 0);
+        assert_int_equal(check_get(&m, t, (const uint8_t *)"key", 3, SEQ_MAX, LSM_NOFILL), -EIO);
+        table_close(t);
+        write_at(1, &good, sizeof(good), footer_at);
+        check_table(&m, &meta, 10);
+        cache_free(cache);
+        table_meta_free(&meta);
+        model_free(&m);
+    }
 }
 
 /* Arbitrary bytes as a block: no access out of bounds (the sanitizer looks), no endless loop. */
@@ -942,6 +1072,9 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_failing_writes, setup, teardown),
         cmocka_unit_test_setup_teardown(test_failing_reads, setup, teardown),
         cmocka_unit_test_setup_teardown(test_every_byte_flipped, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_every_packed_byte_flipped, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_compression_pays, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_hostile_packed_blocks, setup, teardown),
         cmocka_unit_test_setup_teardown(test_blocks_of_another_file, setup, teardown),
         cmocka_unit_test_setup_teardown(test_block_in_wrong_place, setup, teardown),
         cmocka_unit_test_setup_teardown(test_newer_version, setup, teardown),

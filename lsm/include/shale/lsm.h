@@ -66,6 +66,14 @@ typedef size_t (*lsm_merge_fn)(void *arg, const void *base, size_t base_len, boo
 /* Which shard a key belongs to: the result modulo the number of shards. Must never change. */
 typedef uint64_t (*lsm_route_fn)(void *arg, const void *key, size_t key_len);
 
+/* How blocks of tables are compressed, where that saves an eighth. What is there stays readable, whatever is chosen. */
+enum lsm_compression {
+    LSM_COMPRESSION_AUTO, /* the last level by Zstandard, those above by LZ4 */
+    LSM_COMPRESSION_NONE,
+    LSM_COMPRESSION_LZ4,
+    LSM_COMPRESSION_ZSTD,
+};
+
 struct lsm_options {
     unsigned flags;            /* enum lsm_open_flags */
     unsigned shards;           /* at creation only; 0: number of CPUs, at least 2. At most 64 */
@@ -73,13 +81,14 @@ struct lsm_options {
     size_t write_buffer_bytes; /* of one memtable; 0: memory_bytes / (8 * shards), 1..64 MiB */
     size_t table_bytes;        /* size at which compaction starts a new table; 0: 8 MiB */
     size_t block_bytes;        /* of a table, uncompressed; 0: 8 KiB */
-    size_t log_segment_bytes;  /* at creation only; 0: 16 MiB. At least 1 MiB */
-    size_t log_budget_bytes;   /* unflushed log that triggers flushes; 0: 4 segments */
-    unsigned commit_ms;        /* sync at the latest this long after a write; 0: 1000 */
-    unsigned level_ratio;      /* size of a level relative to the one above; 0: 10 */
-    lsm_route_fn route;        /* NULL: XXH3 of the whole key */
-    lsm_merge_fn merge;        /* NULL: -EINVAL from lsm_batch_merge, and from reading what must be folded */
-    void *callback_arg;        /* passed to route and merge */
+    enum lsm_compression compression;
+    size_t log_segment_bytes; /* at creation only; 0: 16 MiB. At least 1 MiB */
+    size_t log_budget_bytes;  /* unflushed log that triggers flushes; 0: 4 segments */
+    unsigned commit_ms;       /* sync at the latest this long after a write; 0: 1000 */
+    unsigned level_ratio;     /* size of a level relative to the one above; 0: 10 */
+    lsm_route_fn route;       /* NULL: XXH3 of the whole key */
+    lsm_merge_fn merge;       /* NULL: -EINVAL from lsm_batch_merge, and from reading what must be folded */
+    void *callback_arg;       /* passed to route and merge */
     void (*log)(void *arg, enum lsm_log_level level, const char *message); /* NULL: silent */
     void *log_arg;
     void (*progress)(void *arg, uint64_t done, uint64_t total); /* bytes of log replayed, or NULL */
@@ -246,6 +255,7 @@ struct lsm_stats {
     uint64_t gets, gets_found;
     uint64_t blocks_read, block_bytes_read; /* from files, that is cache misses */
     uint64_t filter_checks, filter_negatives;
+    uint64_t written_raw_bytes, written_stored_bytes; /* blocks of tables before and after compression */
     uint64_t cache_hits, cache_misses, cache_bytes, cache_capacity_bytes;
     uint64_t log_bytes; /* appended since open, with headers and padding */
     uint64_t log_syncs, log_segments, log_segment_bytes;
