@@ -17,6 +17,7 @@
  */
 #include "compact.h"
 #include "db.h"
+#include "filter.h"
 #include "mutant.h"
 
 #include <assert.h>
@@ -147,6 +148,13 @@ static enum table_compression compression_for(struct lsm *db, unsigned level)
     return vset_require(db->vset, STORE_COMPRESSION) ? TABLE_COMPRESSION_NONE : how;
 }
 
+/* Likewise of its filter: that of release 0.1 does for all. */
+static unsigned filter_bits_for(struct lsm *db, unsigned level)
+{
+    bool may = vset_has(db->vset, STORE_FUSE_FILTERS) || vset_require(db->vset, STORE_FUSE_FILTERS) == 0;
+    return may ? filter_bits(level) : 0;
+}
+
 static struct compact_job job_for(struct shard *s, struct iter *input, unsigned level)
 {
     struct lsm *db = s->db;
@@ -160,6 +168,7 @@ static struct compact_job job_for(struct shard *s, struct iter *input, unsigned 
         .merge_arg = db->options.callback_arg,
         .block_bytes = db->options.block_bytes,
         .compression = compression_for(db, level),
+        .filter_bits = filter_bits_for(db, level),
         .writer_stats = &db->writer_stats,
     };
 }

@@ -111,6 +111,7 @@ static int begin_table(struct run *r)
         .dir = job->dir,
         .block_bytes = job->block_bytes,
         .compression = job->compression,
+        .filter_bits = job->filter_bits,
         .stats = job->writer_stats,
         .expected_entries = job->max_output_bytes ? 0 : job->expected_entries,
     };

@@ -31,6 +31,7 @@ struct compact_job {
     void *merge_arg;
     size_t block_bytes;
     enum table_compression compression;
+    unsigned filter_bits;
     struct table_writer_stats *writer_stats; /* or NULL */
     uint64_t max_output_bytes; /* cut a table here (never between versions of one user key); 0: never */
     const struct level

@@ -238,7 +238,8 @@ static int open_vset(struct lsm *db, bool create)
         struct store_identity id = {
             .shards = db->options.shards,
             .log_segment_bytes = db->options.log_segment_bytes,
-            .incompat = db->options.compression == LSM_COMPRESSION_NONE ? 0 : (uint64_t)STORE_COMPRESSION};
+            .incompat = STORE_FUSE_FILTERS |
+                        (db->options.compression == LSM_COMPRESSION_NONE ? 0 : STORE_COMPRESSION)};
         int err = env_random(db->env, id.uuid, sizeof id.uuid);
         if (!err)
             err = mutant("directory of a new store not synced") ? 0 : sync_parent(db);

@@ -265,6 +265,7 @@ static int write_shard(struct rebuild *b, unsigned shard)
                         .table_bytes = r->table_bytes,
                         .block_bytes = r->block_bytes,
                         .compression = repair_compression(r, LSM_LEVELS - 1),
+                        .filter_bits = repair_filter_bits(r, LSM_LEVELS - 1),
                         .route = r->options->route,
                         .callback_arg = r->options->callback_arg,
                         .shard = shard,

@@ -17,6 +17,7 @@
  */
 #include "masked.h"
 #include "repair.h"
+#include "filter.h"
 #include "wal_format.h"
 #include "verify.h"
 
@@ -134,6 +135,11 @@ enum table_compression repair_compression(const struct repair *r, unsigned level
                                                   : TABLE_COMPRESSION_NONE;
 }
 
+unsigned repair_filter_bits(const struct repair *r, unsigned level)
+{
+    return vset_has(r->result, STORE_FUSE_FILTERS) ? filter_bits(level) : 0;
+}
+
 /* Everything of a view that can be read, merged; nothing is hidden by range deletes. */
 static int open_view(struct view *v, bool tables, struct iter **out)
 {
@@ -157,6 +163,7 @@ static int rewrite_shard(struct repair *r, struct lsm *db, struct view *v, unsig
     s.table_bytes = r->table_bytes;
     s.block_bytes = r->block_bytes;
     s.compression = repair_compression(r, LSM_LEVELS - 1);
+    s.filter_bits = repair_filter_bits(r, LSM_LEVELS - 1);
     int err = open_view(v, true, &input);
     if (err)
         return err;
@@ -198,7 +205,8 @@ static int carry_shard(struct repair *r, const struct lsm *db, struct view *v, u
                               .merge = r->options->merge,
                               .merge_arg = r->options->callback_arg,
                               .block_bytes = r->block_bytes,
-                              .compression = repair_compression(r, 0)};
+                              .compression = repair_compression(r, 0),
+                              .filter_bits = repair_filter_bits(r, 0)};
     job.expected_entries = v->active ? memtable_count(v->active) : 0;
     for (size_t i = 0; i < v->sealed_count; i++)
         job.expected_entries += memtable_count(v->sealed[i]);

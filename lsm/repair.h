@@ -47,6 +47,7 @@ void repair_set_log(struct repair *r, lsn_t top);
 
 /* How tables of this level are to be compressed: not at all if the store has never been. */
 enum table_compression repair_compression(const struct repair *r, unsigned level);
+unsigned repair_filter_bits(const struct repair *r, unsigned level); /* likewise */
 
 /* ---- rebuild.c: the manifest is no good ---- */
 

@@ -63,8 +63,11 @@ static int put(struct run *r, const void *value, size_t len)
     if (r->builder && table_builder_bytes(r->builder) >= s->table_bytes)
         err = finish_table(r);
     if (!err && !r->builder) {
-        struct table_builder_options o = {
-            .env = s->env, .dir = s->dir, .block_bytes = s->block_bytes, .compression = s->compression};
+        struct table_builder_options o = {.env = s->env,
+                                          .dir = s->dir,
+                                          .block_bytes = s->block_bytes,
+                                          .compression = s->compression,
+                                          .filter_bits = s->filter_bits};
         err = table_builder_new(&o, vset_new_number(s->numbers), &r->builder);
     }
     if (!err)

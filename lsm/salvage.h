@@ -18,6 +18,7 @@ struct salvage {
     struct vset *numbers; /* where file numbers come from */
     size_t table_bytes, block_bytes;
     enum table_compression compression;
+    unsigned filter_bits;
     lsm_route_fn route; /* with `shards` > 0 only the keys of this shard are taken */
     void *callback_arg;
     unsigned shard, shards;

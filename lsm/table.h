@@ -17,8 +17,6 @@
 struct table;
 struct table_builder;
 
-#define TABLE_FILTER_BITS 10 /* per key: 0.9 % false positives */
-
 /* What the manifest keeps of a table. Keys are malloc'ed; table_meta_free releases them. */
 struct table_meta {
     uint64_t number; /* of the file: NNNNNN.sst */
@@ -52,6 +50,7 @@ struct table_builder_options {
     size_t block_bytes;
     uint64_t expected_entries;          /* 0: unknown; sizes the hash array of the filter */
     enum table_compression compression; /* of data and index blocks, where it pays */
+    unsigned filter_bits;               /* of a fingerprint: filter.h; 0: the filter of release 0.1 */
     struct table_writer_stats *stats;   /* or NULL */
 };
 

@@ -51,6 +51,7 @@ struct table_builder {
     uint64_t *hashes; /* of the different user keys */
     size_t hash_count, hash_cap;
 
+    unsigned filter_bits;
     enum table_compression compression;
     struct compressor *compressor; /* owned; NULL: none */
     uint32_t features;             /* enum table_feature, for the footer */
@@ -153,6 +154,7 @@ int table_builder_new(const struct table_builder_options *options, uint64_t numb
     block_builder_init(&b->ranges, 1);
     for (unsigned i = 0; i < TABLE_INDEX_DEPTH_MAX; i++)
         block_builder_init(&b->index[i], BLOCK_RESTART_INDEX);
+    b->filter_bits = options->filter_bits;
     b->compression = options->compression;
     b->stats = options->stats;
     int err = allocate(b, options);
@@ -480,15 +482,16 @@ uint64_t table_builder_entries(const struct table_builder *b) { return b->meta.e
 
 static int append_filter(struct table_builder *b, struct block_handle *out)
 {
-    size_t len = filter_bytes(b->hash_count);
-    if (len > TABLE_BLOCK_MAX)
-        return -EFBIG;
-    uint8_t *buf = malloc(len + TABLE_TRAILER_BYTES);
-    if (!buf)
-        return -ENOMEM;
-    filter_build(b->hashes, b->hash_count, buf);
-    int err = append_block(b, buf, len, out);
-    free(buf);
+    uint8_t *filter;
+    size_t len;
+    int is_fuse, err = filter_build(b->hashes, b->hash_count, b->filter_bits, TABLE_TRAILER_BYTES, &filter,
+                                    &len, &is_fuse);
+    if (err)
+        return err;
+    if (is_fuse)
+        b->features |= TABLE_FUSE_FILTER;
+    err = append_block(b, filter, len, out);
+    free(filter);
     return err;
 }
 

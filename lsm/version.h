@@ -101,6 +101,7 @@ enum store_feature {
     STORE_BLOBS = 1u << 2,         /* reserved */
     STORE_SNAPSHOTS = 1u << 3,     /* reserved: named snapshots */
     STORE_RESERVE = 1u << 4,       /* reserved: space set aside for a full disk */
+    STORE_FUSE_FILTERS = 1u << 5,  /* in tables */
 };
 
 /* Everything that is fixed when a store is created, and what has been used in it since. */

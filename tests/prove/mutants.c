@@ -43,6 +43,7 @@ static const struct defect {
     {"checksum of the manifest ignored", "damage"},
     {"checksum of a block ignored", "damage"},
     {"checksum of a packed block ignored", "damage"},
+    {"a filter lacks a key", "long"},
     {"checksum of a record ignored", "short"},
     {"half a batch replayed", "short"},
     {"flushed records replayed again", "long"},
