@@ -1,9 +1,10 @@
 /*
  * cache.h - uncompressed blocks of tables (data, index, filter) under one byte budget.
  *
- * Sliced: a block's slice is chosen by hash, each slice has its own lock and its share of the
- * budget. Entries are reference counted: a block in use is never freed, only unlinked.
- * Replacement is scan-resistant enough for an LSM: CLOCK, with a block admitted unreferenced.
+ * A hit takes no lock: it finds the block in a hash table that others may be changing, and counts a reference by one
+ * compare-and-swap. Entries are reference counted: a block in use is never freed, only unlinked.
+ * Replacement is S3-FIFO, so that what is read once (a scan) passes through a tenth of the memory and leaves
+ * the rest alone.
  *
  * Threads: any.
  */
