@@ -337,6 +337,25 @@ static int require_failed(struct lsm *db, int err)
     return err;
 }
 
+/*
+ * What the system said of a file of ours that a commit waited for (its directory is gone, no descriptor is left)
+ * would mean something else to a caller: "no such key". The log has the reason.
+ */
+static int for_caller(int err)
+{
+    switch (err) {
+    case 0:
+    case -EAGAIN:
+    case -ENOSPC:
+    case -EDQUOT:
+    case -ENOMEM:
+    case -EROFS:
+    case -E2BIG:
+    case -EUCLEAN: return err;
+    default: return -EIO;
+    }
+}
+
 int lsm_commit(struct lsm *db, const struct lsm_batch *batch, unsigned flags)
 {
     if (batch->error)
@@ -368,7 +387,7 @@ int lsm_commit(struct lsm *db, const struct lsm_batch *batch, unsigned flags)
     uint64_t mask = p.mask;
     plan_free(&p);
     if (err)
-        return err;
+        return for_caller(err);
 
     count_add(&db->batches, 1);
     count_add(&db->batch_bytes, batch->len);

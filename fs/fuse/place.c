@@ -12,9 +12,12 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #define FUSE_DEVICE "/dev/fuse"
+#define FUSE_MAJOR 10u /* Documentation/admin-guide/devices.txt of Linux */
+#define FUSE_MINOR 229u
 #define TYPE "fuse.shalefs"
 
 /* ---- mountinfo ----------------------------------------------------------------------------- */
@@ -36,8 +39,12 @@ static void unescape(char *s)
     *to = '\0';
 }
 
-/* Splits a line "id parent dev root MOUNTPOINT options ... - TYPE SOURCE options". */
-static bool parse_line(char *line, char **mountpoint, char **type, char **source)
+struct line {
+    char *device, *mountpoint, *type, *source;
+};
+
+/* Splits a line "id parent MAJOR:MINOR root MOUNTPOINT options ... - TYPE SOURCE options". */
+static bool parse_line(char *line, struct line *out)
 {
     char *tail = strstr(line, " - "), *save = NULL, *field = NULL;
 
@@ -45,49 +52,63 @@ static bool parse_line(char *line, char **mountpoint, char **type, char **source
         return false;
     *tail = '\0';
     field = strtok_r(line, " ", &save);
-    for (int i = 0; i < 4 && field; i++)
+    for (int i = 0; i < 4 && field; i++) {
         field = strtok_r(NULL, " ", &save);
-    *mountpoint = field;
-    *type = strtok_r(tail + 3, " ", &save);
-    *source = strtok_r(NULL, " ", &save);
-    if (!*mountpoint || !*type || !*source)
+        if (i == 1)
+            out->device = field;
+    }
+    out->mountpoint = field;
+    out->type = strtok_r(tail + 3, " ", &save);
+    out->source = strtok_r(NULL, " ", &save);
+    if (!out->mountpoint || !out->type || !out->source)
         return false;
-    unescape(*mountpoint);
-    unescape(*source);
+    unescape(out->mountpoint);
+    unescape(out->source);
     return true;
 }
 
-/* The last (topmost) shalefs mount with this mount point or this source; NULL is any. */
-static bool find_mount(const char *mountpoint, const char *source, char mountpoint_out[PATH_MAX],
-                       char source_out[PATH_MAX])
+/* The last (topmost) shalefs mount with this mount point, this source, this device; NULL is any. */
+static bool find_mount(const struct line *wanted, char mountpoint_out[PATH_MAX], char source_out[PATH_MAX])
 {
     FILE *f = fopen("/proc/self/mountinfo", "re");
-    char *line = NULL, *m, *t, *s;
+    struct line l = {0};
+    char *text = NULL;
     size_t room = 0;
     bool found = false;
 
     if (!f)
         return false;
-    while (getline(&line, &room, f) > 0) {
-        if (!parse_line(line, &m, &t, &s) || (mountpoint && strcmp(m, mountpoint) != 0) ||
-            (source && strcmp(s, source) != 0))
+    while (getline(&text, &room, f) > 0) {
+        if (!parse_line(text, &l) || (wanted->mountpoint && strcmp(l.mountpoint, wanted->mountpoint) != 0) ||
+            (wanted->source && strcmp(l.source, wanted->source) != 0) ||
+            (wanted->device && strcmp(l.device, wanted->device) != 0))
             continue;
-        found = strcmp(t, TYPE) == 0; /* something else mounted over it hides it */
+        found = strcmp(l.type, TYPE) == 0; /* something else mounted over it hides it */
         if (!found)
             continue;
-        snprintf(mountpoint_out, PATH_MAX, "%s", m);
-        snprintf(source_out, PATH_MAX, "%s", s);
+        snprintf(mountpoint_out, PATH_MAX, "%s", l.mountpoint);
+        snprintf(source_out, PATH_MAX, "%s", l.source);
     }
-    free(line);
+    free(text);
     fclose(f);
     return found;
 }
 
 bool place_of_store(const char *store, char mountpoint[PATH_MAX])
 {
+    const struct line wanted = {.source = (char *)store};
     char source[PATH_MAX];
 
-    return find_mount(NULL, store, mountpoint, source);
+    return find_mount(&wanted, mountpoint, source);
+}
+
+bool place_of_device(dev_t device, char mountpoint[PATH_MAX])
+{
+    char number[40], source[PATH_MAX];
+    const struct line wanted = {.device = number};
+
+    snprintf(number, sizeof(number), "%u:%u", major(device), minor(device));
+    return find_mount(&wanted, mountpoint, source);
 }
 
 /* ---- paths --------------------------------------------------------------------------------- */
@@ -178,6 +199,7 @@ static bool is_dead(const char *path)
 
 static int check_mountpoint(const char *path, struct place *out)
 {
+    const struct line wanted = {.mountpoint = out->mountpoint};
     char source[PATH_MAX], mountpoint[PATH_MAX];
     struct stat st;
 
@@ -197,7 +219,7 @@ static int check_mountpoint(const char *path, struct place *out)
     }
     if (is_dead(out->mountpoint))
         return tell_dead(path);
-    if (find_mount(out->mountpoint, NULL, mountpoint, source)) {
+    if (find_mount(&wanted, mountpoint, source)) {
         log_tell("%s is mounted already, from the store %s; unmount it first: shale umount '%s'", path,
                  source, path);
         return -EBUSY;
@@ -237,7 +259,8 @@ int place_check(const char *store, const char *mountpoint, struct place *out)
 
 int place_check_fuse(void)
 {
-    int fd;
+    struct stat st;
+    int fd, rc;
 
     if (access(FUSE_DEVICE, F_OK) < 0) {
         log_tell(
@@ -247,12 +270,18 @@ int place_check_fuse(void)
     }
     fd = open(FUSE_DEVICE, O_RDWR | O_CLOEXEC); /* libfuse does so before it asks fusermount3, too */
     if (fd < 0) {
-        int rc = -errno;
+        rc = -errno;
         log_tell("cannot open %s: %s; load the FUSE module (modprobe fuse), or have the administrator allow "
                  "the device",
                  FUSE_DEVICE, strerror(-rc));
         return rc;
     }
+    rc = fstat(fd, &st) < 0 ? -errno : 0;
     close(fd);
-    return 0;
+    if (rc == 0 && (!S_ISCHR(st.st_mode) || st.st_rdev != makedev(FUSE_MAJOR, FUSE_MINOR))) {
+        log_tell("%s is not the FUSE device; have the administrator put it there: mknod %s c %u %u",
+                 FUSE_DEVICE, FUSE_DEVICE, FUSE_MAJOR, FUSE_MINOR);
+        rc = -ENODEV;
+    }
+    return rc;
 }

@@ -9,6 +9,7 @@
 
 #include <limits.h>
 #include <stdbool.h>
+#include <sys/types.h>
 
 struct place {
     char store[PATH_MAX];      /* absolute, without symbolic links; need not exist */
@@ -23,5 +24,8 @@ int place_check_fuse(void);
 
 /* Where the store is mounted by a shalefs, as far as this mount namespace shows: true, and the path. */
 bool place_of_store(const char *store, char mountpoint[PATH_MAX]);
+
+/* Where the filesystem with this device number is mounted; the last such mount. */
+bool place_of_device(dev_t device, char mountpoint[PATH_MAX]);
 
 #endif

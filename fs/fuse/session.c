@@ -3,11 +3,13 @@
 
 #include "adapter.h"
 #include "log.h"
+#include "place.h"
 #include "reclaim.h"
 #include "transport.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <linux/fuse.h>
 #include <poll.h>
 #include <signal.h>
@@ -300,30 +302,55 @@ static void run_fusermount(const char *mountpoint)
                   rc ? strerror(rc) : "");
 }
 
+/* The topmost mount at `path`, if it is ours: a descriptor of its root. */
+static int open_own(const struct session *s, const char *path)
+{
+    int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    struct stat st;
+
+    if (fd >= 0 && s->dev && (fstat(fd, &st) < 0 || st.st_dev != s->dev)) {
+        close(fd);
+        fd = -1;
+    }
+    return fd;
+}
+
+/* That very mount, whatever is put over its path meanwhile. False if there is no /proc, or no right to. */
+static bool unmount_by_fd(int fd)
+{
+    char path[64];
+
+    snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+    return fd >= 0 && umount2(path, MNT_DETACH) == 0;
+}
+
 /*
  * Detaches the mount from the tree while it is still served, so that the kernel can write back what
- * programs changed through mappings. Busy or not, nobody can come in any more.
+ * programs changed through mappings. Busy or not, nobody can come in any more. A directory above the mount
+ * point may have been renamed: then the mount is found by its device.
  */
 static void detach(struct session *s)
 {
-    int fd = open(s->mountpoint, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    struct stat st;
+    char moved[PATH_MAX];
+    const char *path = s->mountpoint;
+    int fd = open_own(s, path);
 
-    if (s->dev && (fd < 0 || fstat(fd, &st) < 0 || st.st_dev != s->dev)) {
+    if (fd < 0 && s->dev && place_of_device(s->dev, moved)) {
+        path = moved;
+        fd = open_own(s, path);
+    }
+    if (fd < 0 && s->dev) {
         log_write(LSM_LOG_WARNING,
                   "%s is covered by another mount; ours below it ends without being unmounted",
                   s->mountpoint);
-        if (fd >= 0)
-            close(fd);
         return;
     }
-    if (fd >= 0) {
+    if (fd >= 0)
         syncfs(fd); /* dirty pages of those who still use it; what fails there is told to them */
+    if (!unmount_by_fd(fd) && umount2(path, MNT_DETACH | UMOUNT_NOFOLLOW) < 0 && errno == EPERM)
+        run_fusermount(path);
+    if (fd >= 0)
         close(fd);
-    }
-    if (umount2(s->mountpoint, MNT_DETACH | UMOUNT_NOFOLLOW) == 0 || errno != EPERM)
-        return;
-    run_fusermount(s->mountpoint);
 }
 
 static void wait_for_end(struct session *s)

@@ -88,7 +88,7 @@ count() { COUNT[$1]=$((${COUNT[$1]:-0} + ${2:-1})); }
 # Every failure is told at once; the rehearsal ends, for what comes after would only be its consequences.
 fail() {
     FAILED=1
-    echo "FAILED: $*"
+    echo "FAILED: ${SCENE:+$SCENE: }$*"
     if [ -s "$LOG" ]; then
         echo "the daemon's last messages:"
         tail -n 12 "$LOG"

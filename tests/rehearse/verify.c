@@ -8,7 +8,7 @@
  * there was begun.
  *
  *   --killed    the daemon died, the machine did not: everything acknowledged must be there
- *   --cut=NS    the power went at this time (CLOCK_MONOTONIC): everything that returned before a sync was
+ *   --cut=NS    the power went at this time (CLOCK_MONOTONIC; or `now`): everything that returned before a sync was
  *               begun, which had returned by then, must be there; nothing may be that was begun later
  *   --live      nothing happened at all: exactly what was acknowledged
  *   --adopt     writes what was found to the journals: the histories go on from there
@@ -447,7 +447,7 @@ int main(int argc, char **argv)
         switch (c) {
         case 'c':
             way = WAY_CUT;
-            cut = strtoull(optarg, NULL, 10);
+            cut = strcmp(optarg, "now") == 0 ? now_ns() : strtoull(optarg, NULL, 10);
             break;
         case 'k': way = WAY_KILLED; break;
         case 'a': adopting = true; break;

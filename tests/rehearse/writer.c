@@ -7,7 +7,7 @@
  * Goes on where the journal ends. The directory must exist if the journal does not say that anything was done.
  * Ends after --steps operations, after --until-full operations that were refused for want of space, on SIGTERM
  * (after the operation under way), or when the filesystem dies under it. --may-fail: EIO and EROFS are an end,
- * too. --strict: what makes things smaller must not be refused for want of space.
+ * too; ENOMEM is an answer. --strict: what makes things smaller must not be refused for want of space.
  *
  * Exit status: 0, or 1 when an answer was not what it had to be; that is said on stdout with what replays it.
  */
@@ -59,7 +59,7 @@ static ssize_t write_from(struct writer *w, int fd, const struct op *op, uint32_
 }
 
 /*
- * *part, in the journal: how much was written if the rest was refused. Cut short once, by a full disk or
+ * *part, in the journal: how much was written if the rest was refused. Cut short, by a full disk, want of memory or
  * because the daemon died, the rest is tried again to learn why.
  */
 static int write_bytes(struct writer *w, int fd, const struct op *op, uint32_t *part)
@@ -75,7 +75,7 @@ static int write_bytes(struct writer *w, int fd, const struct op *op, uint32_t *
     __atomic_store_n(part, (uint32_t)n, __ATOMIC_RELEASE);
     n = write_from(w, fd, op, *part);
     if (n < 0)
-        return errno == ENOSPC ? 0 : -errno;
+        return errno == ENOSPC || errno == ENOMEM ? 0 : -errno;
     if (*part + (uint32_t)n != op->len)
         return -EMSGSIZE;
     __atomic_store_n(part, 0, __ATOMIC_RELEASE);
@@ -182,6 +182,14 @@ static bool died(int rc, const struct plan *p)
     return rc == -ENOTCONN || rc == -ECONNABORTED || (p->may_fail && (rc == -EIO || rc == -EROFS));
 }
 
+/* A refusal that changed nothing, and that is no surprise. */
+static bool refused(int rc, const struct op *op, const struct plan *p)
+{
+    if (rc == -ENOSPC)
+        return op_needs_space(op) || !p->strict;
+    return p->may_fail && (rc == -ENOMEM);
+}
+
 static int surprise(const struct plan *p, const struct history *h, const struct op *op, int rc, int expected)
 {
     char path[PATH_BYTES];
@@ -239,7 +247,7 @@ static int live(struct writer *w, struct history *h, struct journal *j, const st
             return surprise(p, h, &op, -EMSGSIZE, expected);
         if (r->part)
             op.len = r->part;
-        if (rc == -ENOSPC && expected == 0 && (op_needs_space(&op) || !p->strict)) {
+        if (expected == 0 && refused(rc, &op, p)) {
             full++;
             pause_ns(FULL_PAUSE_NS);
         } else if (rc != expected) {
