@@ -95,6 +95,8 @@ enum table_compression db_compression(const struct lsm_options *o, unsigned leve
 struct lsm_snapshot {
     struct lsm_snapshot *next, *prev;
     uint64_t seq; /* the newest seq that is visible */
+    struct lsm_snapshot *held_next;
+    char *name; /* of a named one that the store holds, else NULL */
 };
 
 struct lsm {
@@ -123,6 +125,9 @@ struct lsm {
 
     pthread_mutex_t snapshot_lock;
     struct lsm_snapshot snapshots; /* ring, ascending seq */
+    pthread_mutex_t named_lock;    /* serialises changes of named snapshots, and guards: */
+    struct lsm_snapshot
+        *held; /* one for each named snapshot, as long as it has the name; linked by held_next */
 
     /* statistics, relaxed atomics */
     uint64_t batches, batch_bytes, gets, gets_found;
@@ -224,5 +229,7 @@ void snapshot_remove(struct lsm *db, struct lsm_snapshot *s);
 /* The live ones, ascending, malloc'ed. */
 int snapshot_list(struct lsm *db, uint64_t **seqs, size_t *count);
 uint64_t snapshot_oldest(struct lsm *db); /* SEQ_MAX if there is none */
+int snapshot_hold_named(struct lsm *db);  /* those of the manifest; at open, before anything is flushed */
+void snapshot_let_go(struct lsm *db);     /* of them, at close */
 
 #endif

@@ -18,6 +18,8 @@
  *   15   NEXT_NUMBER: above every file number handed out so far                      once
  *   25   RANGES: number of range deletes in the table that was added last, 1 if its  after an ADD
  *             largest key is not part of it, else 0
+ *   33   NAME: seq, wall clock in ns; then the bytes of a snapshot's name            once
+ *   35   DROP_NAME: the bytes of the name                                            once
  *
  * Everything decoded is checked here as far as one edit can be checked by itself: ranges, order of
  * the keys, no bytes left over.
@@ -37,6 +39,8 @@ enum field_tag {
     FIELD_LOG_START = 13,
     FIELD_NEXT_NUMBER = 15,
     FIELD_RANGES = 25,
+    FIELD_NAME = 33,
+    FIELD_DROP_NAME = 35,
 };
 
 #define INTEGERS_MAX 13 /* of one field: those of ADD */
@@ -104,6 +108,19 @@ static void put_log_fields(struct buffer *b, const struct edit *e)
         put_field(b, FIELD_LOG_START, &e->log_start, 1, 0);
 }
 
+static void put_names(struct buffer *b, const struct edit *e)
+{
+    const struct named_snapshot *n = e->name_taken;
+    if (n) {
+        put_field(b, FIELD_NAME, (uint64_t[]){n->seq, n->created_ns}, 2, strlen(n->name));
+        put_bytes(b, n->name, strlen(n->name));
+    }
+    if (e->name_dropped) {
+        put_field(b, FIELD_DROP_NAME, NULL, 0, strlen(e->name_dropped));
+        put_bytes(b, e->name_dropped, strlen(e->name_dropped));
+    }
+}
+
 int edit_encode(const struct edit *e, uint64_t next_number, uint8_t **out, size_t *len)
 {
     struct buffer b = {0};
@@ -114,6 +131,7 @@ int edit_encode(const struct edit *e, uint64_t next_number, uint8_t **out, size_
     for (size_t i = 0; i < e->add_count; i++)
         put_add(&b, &e->add[i]);
     put_log_fields(&b, e);
+    put_names(&b, e);
     if (next_number)
         put_field(&b, FIELD_NEXT_NUMBER, &next_number, 1, 0);
     int rc = b.failed ? -ENOMEM : b.len > MANIFEST_RECORD_MAX ? -E2BIG : 0;
@@ -239,6 +257,26 @@ static int read_use(struct reader *r, struct decoded_edit *d)
     return sane ? 0 : -EUCLEAN;
 }
 
+/* The rest of a field. */
+static int read_name(struct reader *r, char name[LSM_SNAPSHOT_NAME_MAX + 1])
+{
+    size_t len = reader_left(r);
+    const char *bytes = read_bytes(r, len);
+    if (r->bad || !named_is_valid(bytes, len))
+        return -EUCLEAN;
+    memcpy(name, bytes, len);
+    name[len] = '\0';
+    return 0;
+}
+
+static int read_taken_name(struct reader *r, struct decoded_edit *d)
+{
+    d->name_taken.seq = read_varint(r);
+    d->name_taken.created_ns = read_varint(r);
+    d->edit.name_taken = &d->name_taken;
+    return d->name_taken.seq <= SEQ_MAX ? read_name(r, d->name_taken.name) : -EUCLEAN;
+}
+
 static int read_field(uint64_t tag, struct reader *r, struct decoded_edit *d)
 {
     struct edit *e = &d->edit;
@@ -262,6 +300,8 @@ static int read_field(uint64_t tag, struct reader *r, struct decoded_edit *d)
         d->next_number = read_varint(r);
         return d->next_number <= FILE_NUMBER_MAX ? 0 : -EUCLEAN;
     case FIELD_RANGES: return read_ranges(r, e);
+    case FIELD_NAME: return read_taken_name(r, d);
+    case FIELD_DROP_NAME: e->name_dropped = d->name_dropped; return read_name(r, d->name_dropped);
     default: return tag & 1 ? -ENOTSUP : 0;
     }
 }

@@ -293,6 +293,8 @@ static void release(struct lsm *db)
     if (db->cache)
         cache_free(db->cache);
     env_unlock(db->env, db->lock);
+    snapshot_let_go(db);
+    pthread_mutex_destroy(&db->named_lock);
     pthread_mutex_destroy(&db->snapshot_lock);
     free(db->path);
     free(db);
@@ -306,6 +308,7 @@ int lsm_open(const char *path, const struct lsm_options *options, struct lsm **o
     if (options)
         db->options = *options;
     pthread_mutex_init(&db->snapshot_lock, NULL);
+    pthread_mutex_init(&db->named_lock, NULL);
     db->snapshots.next = db->snapshots.prev = &db->snapshots;
     db->log = (struct logger){.fn = db->options.log, .arg = db->options.log_arg};
     db->read_only = db->options.flags & LSM_RDONLY;
@@ -323,6 +326,8 @@ int lsm_open(const char *path, const struct lsm_options *options, struct lsm **o
         fit_options(db, vset_identity(db->vset));
         err = init_shards(db);
     }
+    if (!err)
+        err = snapshot_hold_named(db);
     if (!err)
         err = db_recover(db);
     if (!err)

@@ -21,8 +21,10 @@
 /* An edit that owns what it points to. */
 struct decoded_edit {
     struct edit edit;
-    struct wal_use use;   /* edit.use points here, if there is one */
-    uint64_t next_number; /* 0, or a number that is above all used when the edit was written */
+    struct wal_use use;               /* edit.use points here, if there is one */
+    uint64_t next_number;             /* 0, or a number that is above all used when the edit was written */
+    struct named_snapshot name_taken; /* edit.name_taken points here, if there is one */
+    char name_dropped[LSM_SNAPSHOT_NAME_MAX + 1];
 };
 
 /* Allocates *out with malloc. -ENOMEM, or -E2BIG if it is over MANIFEST_RECORD_MAX. */

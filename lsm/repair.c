@@ -8,6 +8,9 @@
  *     in the last level (salvage.c): no level is trusted that may hide what a lost block had to say.
  * Without one the manifest is made anew from the tables (rebuild.c).
  *
+ * Named snapshots stay if all that they show is there: if no table had to be rewritten, and the log reaches beyond
+ * them. The others are dropped, and said to be.
+ *
  * The result has an empty log that goes on above every LSN that was ever seen. It is written as a whole: new
  * tables, synced; then links in "lost" to every file that is damaged, and to MANIFEST; then a new MANIFEST, renamed over the
  * old one; and only then the files that it does not name are removed from where they were. So a crash
@@ -18,9 +21,11 @@
 #include "masked.h"
 #include "repair.h"
 #include "filter.h"
+#include "file_copy.h"
 #include "wal_format.h"
 #include "verify.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <stdarg.h>
@@ -29,7 +34,6 @@
 #include <string.h>
 
 #define LOST_NAMES_MAX 1000u /* of one file, from repairs before */
-#define COPY_BYTES (1u << 20)
 #define REPAIR_MEMORY_DEFAULT (UINT64_C(64) << 20)
 #define TABLE_BYTES_DEFAULT (8u << 20)
 #define BLOCK_BYTES_DEFAULT (8u << 10)
@@ -185,7 +189,7 @@ static int rewrite_shard(struct repair *r, struct lsm *db, struct view *v, unsig
 }
 
 /* The tables stay as they are; what the log holds for the shard becomes one more. */
-static int carry_shard(struct repair *r, const struct lsm *db, struct view *v, unsigned shard)
+static int carry_shard(struct repair *r, struct lsm *db, struct view *v, unsigned shard)
 {
     struct compact_result written = {0};
     struct iter *input;
@@ -193,15 +197,23 @@ static int carry_shard(struct repair *r, const struct lsm *db, struct view *v, u
     for (unsigned l = 0; !err && l < LSM_LEVELS; l++)
         for (size_t i = 0; !err && i < v->version->levels[l].count; i++)
             err = repair_add(r, shard, l, &v->version->levels[l].files[i]->meta);
+    uint64_t *snapshots = NULL;
+    size_t snapshot_count = 0;
+    if (!err)
+        err = snapshot_list(db, &snapshots, &snapshot_count);
     if (!err)
         err = open_view(v, false, &input);
-    if (err)
+    if (err) {
+        free(snapshots);
         return err;
+    }
     struct compact_job job = {.env = r->env,
                               .dir = r->path,
                               .vs = r->result,
                               .log = &db->log,
                               .input = input,
+                              .snapshots = snapshots,
+                              .snapshot_count = snapshot_count,
                               .merge = r->options->merge,
                               .merge_arg = r->options->callback_arg,
                               .block_bytes = r->block_bytes,
@@ -222,6 +234,7 @@ static int carry_shard(struct repair *r, const struct lsm *db, struct view *v, u
         err = compact_run(&job, &written);
     iter_free(input);
     ranges_free(&ranges);
+    free(snapshots);
     return err ? err : repair_add_written(r, shard, 0, &written);
 }
 
@@ -253,42 +266,42 @@ static int keep_damaged_log(struct repair *r, const struct lsm *db)
     return err;
 }
 
+/* Named snapshots of which everything is there. */
+static int keep_names(struct repair *r, struct lsm *db, bool any_damaged)
+{
+    const struct named_list *named = vset_named(db->vset);
+    for (size_t i = 0; i < named->count; i++) {
+        if (any_damaged || named->list[i].seq >= db_frontier(db)) {
+            repair_report(r, "", true, "snapshot \"%s\" is dropped: part of what it showed is damaged",
+                          named->list[i].name);
+            continue;
+        }
+        int err = named_reserve(&r->result->named);
+        if (err)
+            return err;
+        bool fits = named_apply(&r->result->named, &(struct edit){.name_taken = &named->list[i]});
+        assert(fits); /* they were in one list before */
+    }
+    return 0;
+}
+
 static int repair_opened(struct repair *r, struct lsm *db)
 {
     r->result->identity = *vset_identity(db->vset);
     r->result->next_number = db->vset->next_number;
     repair_set_log(r, top_of(db));
+    bool any_damaged = false;
     int err = keep_damaged_log(r, db);
     for (unsigned i = 0; !err && i < db->shard_count; i++) {
         struct view *v = view_get(&db->shards[i]);
+        any_damaged |= is_damaged(r, v->version);
         err = is_damaged(r, v->version) ? rewrite_shard(r, db, v, i) : carry_shard(r, db, v, i);
         view_unref(v);
     }
-    return err;
+    return err ? err : keep_names(r, db, any_damaged);
 }
 
 /* ---- putting it in place ---- */
-
-static int copy_file(struct env *env, const char *from, const char *to)
-{
-    struct env_file *in = NULL, *out = NULL;
-    uint8_t *buf = malloc(COPY_BYTES);
-    int err = buf ? env_open(env, from, ENV_READ, &in) : -ENOMEM;
-    if (!err)
-        err = env_open(env, to, ENV_READ | ENV_WRITE | ENV_CREATE | ENV_EXCL, &out);
-    for (uint64_t at = 0; !err; at += COPY_BYTES) {
-        ssize_t n = env_pread(in, buf, COPY_BYTES, at);
-        err = n < 0 ? (int)n : n > 0 ? env_pwrite(out, buf, (size_t)n, at) : 0;
-        if (n < (ssize_t)COPY_BYTES)
-            break;
-    }
-    if (!err)
-        err = env_sync(out);
-    env_close(in);
-    env_close(out);
-    free(buf);
-    return err;
-}
 
 /* Gives a file of the store a second name in "lost", by a copy where there are no links. One that is missing is none. */
 static int keep_file(struct repair *r, const char *name)
@@ -305,9 +318,7 @@ static int keep_file(struct repair *r, const char *name)
             err = -ENOMEM;
             break;
         }
-        err = env_link(r->env, from, to);
-        if (err && err != -EEXIST && err != -ENOENT)
-            err = copy_file(r->env, from, to);
+        err = file_link_or_copy(r->env, from, to);
     }
     if (!err) {
         r->out->files_kept++;

@@ -18,6 +18,7 @@
 #include "env.h"
 #include "ikey.h"
 #include "logger.h"
+#include "named.h"
 #include "table.h"
 #include "wal.h"
 #include <shale/lsm.h>
@@ -99,7 +100,7 @@ enum store_feature {
     STORE_COMPRESSION = 1u << 0,   /* compressed blocks in tables */
     STORE_RANGE_DELETES = 1u << 1, /* in the log, in tables */
     STORE_BLOBS = 1u << 2,         /* reserved */
-    STORE_SNAPSHOTS = 1u << 3,     /* reserved: named snapshots */
+    STORE_SNAPSHOTS = 1u << 3,     /* named snapshots */
     STORE_RESERVE = 1u << 4,       /* reserved: space set aside for a full disk */
     STORE_FUSE_FILTERS = 1u << 5,  /* in tables */
 };
@@ -131,7 +132,9 @@ struct edit {
     bool has_flushed; /* records of `flushed_shard` below `flushed` are in tables */
     unsigned flushed_shard;
     lsn_t flushed;
-    lsn_t log_start; /* no record below is needed by any shard */
+    lsn_t log_start;                         /* no record below is needed by any shard */
+    const struct named_snapshot *name_taken; /* a snapshot gets a name; it was synced before */
+    const char *name_dropped;                /* and one loses it */
 };
 
 /* Writes a new, empty manifest. The directory exists. -EEXIST if there is one. */
@@ -178,6 +181,9 @@ lsn_t vset_log_start(const struct vset *vs);
 lsn_t vset_synced(const struct vset *vs);
 /* Ascending base; uses wholly below log_start are forgotten. Borrowed, until the next vset_apply. */
 const struct wal_use *vset_uses(const struct vset *vs, size_t *count);
+
+/* The named snapshots. Borrowed: the caller excludes edits that change them (db.h: named_lock). */
+const struct named_list *vset_named(const struct vset *vs);
 
 /* Deletes the files of dead versions from disk and cache. Called by background threads. */
 void vset_collect(struct vset *vs);

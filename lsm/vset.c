@@ -69,6 +69,7 @@ void vset_free(struct vset *vs)
     manifest_close(vs->manifest);
     pthread_mutex_destroy(&vs->lock);
     free(vs->state.uses);
+    free(vs->named.list);
     free(vs->dir);
     free(vs);
 }
@@ -141,6 +142,8 @@ lsn_t vset_log_start(const struct vset *vs) { return __atomic_load_n(&vs->state.
 
 lsn_t vset_synced(const struct vset *vs) { return __atomic_load_n(&vs->state.synced, __ATOMIC_ACQUIRE); }
 
+const struct named_list *vset_named(const struct vset *vs) { return &vs->named; }
+
 const struct wal_use *vset_uses(const struct vset *vs, size_t *count)
 {
     *count = vs->state.count;
@@ -181,13 +184,18 @@ static int snapshot_shard(struct vset *vs, struct manifest *m, unsigned shard)
     return append_edit(vs, m, &e);
 }
 
-static int snapshot(struct vset *vs, struct manifest *m)
+/* The whole state, with the uses of the log that begin below `end`. */
+static int snapshot(struct vset *vs, struct manifest *m, lsn_t synced, lsn_t end)
 {
-    struct edit log = {.synced = vs->state.synced, .log_start = vs->state.start};
+    struct edit log = {.synced = synced, .log_start = vs->state.start};
     int rc = append_edit(vs, m, &log);
-    for (size_t i = 0; !rc && i < vs->state.count; i++) {
+    for (size_t i = 0; !rc && i < vs->state.count && vs->state.uses[i].base < end; i++) {
         struct edit use = {.use = &vs->state.uses[i]};
         rc = append_edit(vs, m, &use);
+    }
+    for (size_t i = 0; !rc && i < vs->named.count; i++) {
+        struct edit named = {.name_taken = &vs->named.list[i]};
+        rc = append_edit(vs, m, &named);
     }
     for (unsigned i = 0; !rc && i < vs->identity.shards; i++)
         rc = snapshot_shard(vs, m, i);
@@ -202,7 +210,7 @@ int vset_rollover(struct vset *vs, bool *renamed)
     int rc = manifest_create(&o, &vs->identity, &m);
     if (rc)
         return rc;
-    rc = snapshot(vs, m);
+    rc = snapshot(vs, m, vs->state.synced, SEQ_MAX);
     if (!rc)
         rc = manifest_publish(m, renamed);
     if (rc) {
@@ -217,6 +225,21 @@ int vset_rollover(struct vset *vs, bool *renamed)
     uint64_t grown = manifest_bytes(m) * ROLLOVER_GROWTH;
     vs->rollover_bytes = grown > ROLLOVER_BYTES_MIN ? grown : ROLLOVER_BYTES_MIN;
     return 0;
+}
+
+int vset_write_copy(struct vset *vs, const char *dir, lsn_t end, struct manifest **out)
+{
+    struct manifest_options o = {vs->env, dir, &vs->log};
+    struct manifest *m;
+    int rc = manifest_create(&o, &vs->identity, &m);
+    if (rc)
+        return rc;
+    rc = snapshot(vs, m, end, end);
+    if (rc)
+        manifest_discard(m);
+    else
+        *out = m;
+    return rc;
 }
 
 /* ---- applying an edit ---- */
@@ -364,6 +387,8 @@ static int apply_locked(struct vset *vs, const struct edit *e, struct version_ad
     int rc = vset_failed(vs);
     if (!rc)
         rc = log_state_reserve(&vs->state);
+    if (!rc && e->name_taken)
+        rc = named_reserve(&vs->named);
     if (!rc && e->add_count + e->remove_count > 0)
         rc = next_version(vs, shard, e, add, &v);
     if (!rc)
@@ -374,6 +399,8 @@ static int apply_locked(struct vset *vs, const struct edit *e, struct version_ad
         return rc;
     }
     log_state_apply(&vs->state, e);
+    bool fits = named_apply(&vs->named, e);
+    assert(fits); /* who makes such an edit has looked */
     struct version *old = NULL;
     if (v) {
         old = vs->current[shard];

@@ -34,6 +34,7 @@ struct vset {
     int failed;           /* atomic; 0, or the error that ended it */
     uint64_t next_number; /* atomic */
     struct log_state state;
+    struct named_list named;
     struct version *current[SHARDS_MAX];
     struct table_file *dead; /* atomic stack, linked by dead_next; popped only as a whole */
 };
@@ -94,6 +95,11 @@ int listing_keep_unnamed(const struct vset *vs, struct listing *l);
 
 /* Writes the whole state into a new manifest in the place of the old one. An error is final once *renamed. */
 int vset_rollover(struct vset *vs, bool *renamed);
+/*
+ * Under the manifest lock: the state as it is, with a log that is synced up to `end` and goes no further, in a new
+ * dir/MANIFEST.new. The caller publishes or discards it.
+ */
+int vset_write_copy(struct vset *vs, const char *dir, lsn_t end, struct manifest **out);
 /* Everything but the manifest's contents. */
 int vset_new(const struct vset_options *options, struct vset **out);
 void vset_free(struct vset *vs); /* closes all tables and deletes nothing, not even what is dead */

@@ -36,6 +36,15 @@ static int unfit(struct vset *vs, uint64_t offset, uint64_t number)
     return -EUCLEAN;
 }
 
+static int unfit_name(struct vset *vs, uint64_t offset, const struct edit *e)
+{
+    char path[4096];
+    (void)snprintf(path, sizeof path, "%s/MANIFEST", vs->dir);
+    (void)logger_corrupt(&vs->log, path, offset, "edit of snapshot \"%s\" does not fit what came before",
+                         e->name_taken ? e->name_taken->name : e->name_dropped);
+    return -EUCLEAN;
+}
+
 static struct edit_file *find(struct file_list *list, uint64_t number)
 {
     for (size_t i = 0; i < list->count; i++)
@@ -99,8 +108,11 @@ static int replay_edit(void *arg, const struct decoded_edit *d, uint64_t offset)
     raise_next_number(vs, d->next_number);
     int rc = log_state_reserve(&vs->state);
     if (!rc)
-        log_state_apply(&vs->state, e);
-    return rc;
+        rc = named_reserve(&vs->named);
+    if (rc)
+        return rc;
+    log_state_apply(&vs->state, e);
+    return named_apply(&vs->named, e) ? 0 : unfit_name(vs, offset, e);
 }
 
 static void replay_free(struct replay *r)

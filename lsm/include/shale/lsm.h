@@ -227,6 +227,30 @@ const void *lsm_iter_value(const struct lsm_iter *it, size_t *len);
 int lsm_snapshot_new(struct lsm *db, struct lsm_snapshot **out);
 void lsm_snapshot_free(struct lsm *db, struct lsm_snapshot *snapshot); /* NULL is allowed */
 
+#define LSM_SNAPSHOT_NAME_MAX 255u /* bytes */
+#define LSM_SNAPSHOTS_MAX 1000u    /* named ones */
+
+/*
+ * A snapshot with a name, which outlives the process: everything committed before the call. On success it, and all that
+ * it shows, is on the medium. What it alone still shows takes space until it is dropped. A name is a file
+ * name: 1 to 255 bytes, without '/', neither "." nor "..". -EEXIST: the name is taken; -EINVAL: it is no name; -EMLINK:
+ * there are LSM_SNAPSHOTS_MAX already.
+ */
+int lsm_snapshot_save(struct lsm *db, const char *name);
+/* Takes the name away; who has the snapshot open keeps it. -ENOENT: there is none. */
+int lsm_snapshot_drop(struct lsm *db, const char *name);
+/* A named one, to read from. Released by lsm_snapshot_free. -ENOENT: there is none. */
+int lsm_snapshot_open(struct lsm *db, const char *name, struct lsm_snapshot **out);
+
+struct lsm_snapshot_info {
+    const char *name;
+    uint64_t created_ns; /* wall clock */
+    uint64_t
+        position; /* of the log: a later snapshot's is higher, or the same if nothing was written in between */
+};
+/* Calls fn for each named snapshot, oldest first. It must not call the store. An error of fn ends it and is returned. */
+int lsm_snapshot_each(struct lsm *db, int (*fn)(void *arg, const struct lsm_snapshot_info *info), void *arg);
+
 /* ---- maintenance --------------------------------------------------------------------------- */
 
 /* Flushes what was written before the call, then compacts it into the last level. Blocks. */
@@ -234,6 +258,14 @@ int lsm_compact(struct lsm *db);
 
 /* Flushes what was written before the call. Blocks. */
 int lsm_flush(struct lsm *db);
+
+/*
+ * Makes `dir`, and in it a copy of the store as it is at one moment not before the call: hard links to its tables and a
+ * copy of what is in the log only, so it takes little time and space where `dir` is on the same filesystem. It is durable
+ * on success, and a store of its own that lsm_open opens. Writes go on meanwhile; one that needs a new segment of the log may
+ * wait for the copying. -EEXIST: dir exists. On other errors at most an empty directory is left.
+ */
+int lsm_checkpoint(struct lsm *db, const char *dir);
 
 /* With LSM_INLINE: does one step of pending background work; 1 if there was any, 0 if not, or why none succeeded. */
 int lsm_work(struct lsm *db);
