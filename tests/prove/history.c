@@ -21,6 +21,7 @@
 #define MODEL_KEYS 48u /* besides the counters */
 #define MODEL_ALL (MODEL_KEYS + MODEL_SHARDS_MAX)
 #define RUN_SNAPSHOTS 3u
+#define RUN_NAMES 2u
 
 static uint64_t below(struct run *r, uint64_t n) { return run_draw(r) % n; }
 static bool one_in(struct run *r, uint64_t n) { return run_draw(r) % n == 0; }
@@ -35,9 +36,15 @@ struct model {
     struct model_value value[MODEL_ALL];
 };
 
+/* Perhaps: a crash or a failure came while it was saved or dropped. */
+enum name_state { NAME_ABSENT, NAME_PERHAPS, NAME_THERE };
+
 struct run_own {
     struct lsm_snapshot *snapshots[RUN_SNAPSHOTS];
     struct model then[RUN_SNAPSHOTS];
+    enum name_state named[RUN_NAMES];
+    struct model named_then[RUN_NAMES];
+    unsigned checkpoints;
 };
 
 /* ---- keys and values ---- */
@@ -175,6 +182,8 @@ struct run *run_branch(const struct run *from, struct env *env, size_t low, size
     r->count = high - low;
     state_at(r, r->count + 1);
     memcpy(r->states, from->states + low, (r->count + 1) * sizeof *r->states);
+    memcpy(r->own->named, from->own->named, sizeof r->own->named);
+    memcpy(r->own->named_then, from->own->named_then, sizeof r->own->named_then);
     return r;
 }
 
@@ -362,6 +371,40 @@ static bool compare(struct run *r, const struct lsm_snapshot *snapshot, const st
     return right && compare_gets(r, snapshot, m);
 }
 
+static const char *name_of(unsigned i, char name[16])
+{
+    (void)snprintf(name, 16, "name %u", i);
+    return name;
+}
+
+/* Named snapshots are there or not as they should be, and show what they did. */
+static bool check_names(struct run *r)
+{
+    char name[16];
+    bool right = true;
+
+    for (unsigned i = 0; i < RUN_NAMES && right; i++) {
+        struct lsm_snapshot *s;
+        if (r->own->named[i] == NAME_PERHAPS && run_is_read_only(r))
+            continue; /* only the next open knows */
+        int err = lsm_snapshot_open(r->db, name_of(i, name), &s);
+        if (err && err != -ENOENT)
+            return read_failed(r, "lsm_snapshot_open", err);
+        if (r->own->named[i] == (err ? NAME_THERE : NAME_ABSENT)) {
+            proof_fail("the snapshot \"%s\" is %s", name, err ? "lost" : "back");
+            right = false;
+        }
+        r->own->named[i] = err ? NAME_ABSENT : NAME_THERE;
+        if (err)
+            continue;
+        size_t mark = proof_enter(" (at \"%s\")", name);
+        right = right && compare(r, s, &r->own->named_then[i]);
+        proof_leave(mark);
+        lsm_snapshot_free(r->db, s);
+    }
+    return right;
+}
+
 /* The highest batch number that the store knows of. Negative: an error. */
 static int highest_number(struct run *r, uint64_t *out)
 {
@@ -422,7 +465,7 @@ bool run_settle(struct run *r, size_t low, size_t high)
     if (!run_check(r))
         return false;
     run_synced(r);
-    return true;
+    return check_names(r);
 }
 
 /* ---- operations ---- */
@@ -627,6 +670,99 @@ static int op_drop_snapshot(struct run *r)
     return 0;
 }
 
+static int op_save_name(struct run *r)
+{
+    unsigned i = (unsigned)below(r, RUN_NAMES);
+    char name[16];
+
+    if (r->own->named[i] != NAME_ABSENT || r->in_doubt)
+        return 0;
+    r->own->named_then[i] = r->states[r->count];
+    r->own->named[i] = NAME_PERHAPS;
+    int err = lsm_snapshot_save(r->db, name_of(i, name));
+    if (!err && r->sync_lost && r->count > 0)
+        proof_fail("a snapshot is saved after a sync of what it shows has failed");
+    if (!err) {
+        r->own->named[i] = NAME_THERE;
+        run_synced(r);
+    } else if (!run_is_read_only(r)) {
+        r->own->named[i] = NAME_ABSENT;
+    } else {
+        r->sync_lost = true;
+    }
+    return failed_with(r, err);
+}
+
+static int op_drop_name(struct run *r)
+{
+    unsigned i = (unsigned)below(r, RUN_NAMES);
+    char name[16];
+
+    if (r->own->named[i] != NAME_THERE)
+        return 0;
+    r->own->named[i] = NAME_PERHAPS;
+    int err = lsm_snapshot_drop(r->db, name_of(i, name));
+    if (!err)
+        r->own->named[i] = NAME_ABSENT;
+    else if (!run_is_read_only(r))
+        r->own->named[i] = NAME_THERE;
+    return failed_with(r, err);
+}
+
+static void check_copy(struct run *r, struct env *env, const char *path)
+{
+    struct lsm_options options = r->profile->options;
+    struct lsm *own = r->db;
+
+    options.env = env;
+    options.flags = LSM_INLINE;
+    r->db = NULL;
+    int err = lsm_open(path, &options, &r->db);
+    if (err) {
+        (void)read_failed(r, "opening a checkpoint", err);
+    } else {
+        (void)(compare(r, NULL, &r->states[r->count]) && check_names(r));
+        (void)lsm_close(r->db); /* of no interest any more */
+    }
+    r->db = own;
+}
+
+struct sim_path {
+    struct env *env;
+    const char *dir;
+};
+
+static int remove_file(void *arg, const char *name)
+{
+    char path[SIM_PATH_MAX];
+    struct sim_path *p = arg;
+
+    (void)snprintf(path, sizeof path, "%.20s/%.40s", p->dir, name);
+    (void)env_unlink(p->env, path); /* clutter, at worst */
+    return 0;
+}
+
+/* A copy holds what the store does, and a power cut takes nothing of it. */
+static int op_checkpoint(struct run *r)
+{
+    char dir[24];
+
+    if (r->in_doubt)
+        return 0;
+    (void)snprintf(dir, sizeof dir, "/c%u", r->own->checkpoints++);
+    int err = lsm_checkpoint(r->db, dir);
+    if (!err) {
+        struct env *image = env_sim_clone(r->env, run_draw(r));
+        env_sim_power_cut(image, SIM_LOSE_ALL);
+        size_t mark = proof_enter(" (in a checkpoint)");
+        check_copy(r, image, dir);
+        proof_leave(mark);
+        env_sim_free(image);
+        (void)env_list(r->env, dir, remove_file, &(struct sim_path){r->env, dir});
+    }
+    return failed_with(r, err);
+}
+
 static int op_check(struct run *r)
 {
     run_check(r);
@@ -636,6 +772,8 @@ static int op_check(struct run *r)
             compare(r, r->own->snapshots[i], &r->own->then[i]);
         proof_leave(mark);
     }
+    if (!proof_failed)
+        check_names(r);
     return 0;
 }
 
@@ -657,12 +795,21 @@ static const struct operation {
     int (*run)(struct run *r);
     bool flushes; /* everything: not wanted where shards are to stay cold */
 } operations[] = {
-    {"batch", 60, op_batch, false},      {"batch with sync", 4, op_synced_batch, false},
-    {"sync", 5, run_sync, false},        {"work", 14, op_work, false},
-    {"sleep", 4, op_sleep, false},       {"settle", 1, op_settle, false},
-    {"flush", 3, run_flush, true},       {"compact", 1, run_compact, true},
-    {"snapshot", 3, op_snapshot, false}, {"drop snapshot", 3, op_drop_snapshot, false},
-    {"check", 2, op_check, false},       {"reopen", 1, op_reopen, true},
+    {"batch", 60, op_batch, false},
+    {"batch with sync", 4, op_synced_batch, false},
+    {"sync", 5, run_sync, false},
+    {"work", 14, op_work, false},
+    {"sleep", 4, op_sleep, false},
+    {"settle", 1, op_settle, false},
+    {"flush", 3, run_flush, true},
+    {"compact", 1, run_compact, true},
+    {"snapshot", 3, op_snapshot, false},
+    {"drop snapshot", 3, op_drop_snapshot, false},
+    {"save a name", 2, op_save_name, false},
+    {"drop a name", 1, op_drop_name, false},
+    {"checkpoint", 1, op_checkpoint, true},
+    {"check", 2, op_check, false},
+    {"reopen", 1, op_reopen, true},
 };
 
 void run_step(struct run *r)

@@ -53,6 +53,8 @@ static const struct defect {
     {"recovery does not sync the log", "short"},
     {"flush goes ahead of the log", "short"},
     {"flush forgets the snapshots", "long"},
+    {"a named snapshot is not synced", "short"},
+    {"directory of a checkpoint not synced", "short"},
     {"an empty memtable is sealed", "long"},
     {"log start too high", "short"},
     {"deletes dropped too early", "long"},
