@@ -155,9 +155,9 @@ static int sync_parent(struct checkpoint *c)
 
 static int publish(struct checkpoint *c)
 {
-    int err = sync_logs(c);
+    int err = mutant("log of a checkpoint not synced") ? 0 : sync_logs(c);
 
-    if (!err && !mutant("directory of a checkpoint not synced"))
+    if (!err) /* before MANIFEST has its name: who finds that one finds all */
         err = env_sync_dir(c->db->env, c->dir);
     if (!err)
         err = sync_parent(c);

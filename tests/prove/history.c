@@ -184,6 +184,7 @@ struct run *run_branch(const struct run *from, struct env *env, size_t low, size
     memcpy(r->states, from->states + low, (r->count + 1) * sizeof *r->states);
     memcpy(r->own->named, from->own->named, sizeof r->own->named);
     memcpy(r->own->named_then, from->own->named_then, sizeof r->own->named_then);
+    r->own->checkpoints = from->own->checkpoints;
     return r;
 }
 

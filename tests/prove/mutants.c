@@ -54,7 +54,7 @@ static const struct defect {
     {"flush goes ahead of the log", "short"},
     {"flush forgets the snapshots", "long"},
     {"a named snapshot is not synced", "short"},
-    {"directory of a checkpoint not synced", "short"},
+    {"log of a checkpoint not synced", "long"},
     {"an empty memtable is sealed", "long"},
     {"log start too high", "short"},
     {"deletes dropped too early", "long"},
