@@ -42,12 +42,14 @@ static void read_line(struct facts *f, uint64_t covered[STREAMS_MAX][STREAMS_MAX
         return;
     struct stream *own = &f->stream[s];
     if (strcmp(what, "begin") == 0 || strcmp(what, "sync") == 0)
-        own->begun = n;
+        own->begun = n > own->begun ? n : own->begun;
     else
-        own->done = n;
+        own->done = n > own->done ? n : own->done;
     if (strcmp(what, "sync") == 0)
         for (unsigned k = 0; k < STREAMS_MAX; k++)
             covered[s][k] = k == s ? n : f->stream[k].done;
+    if (strcmp(what, "synced") == 0)
+        covered[s][s] = n; /* several may be under way */
     if (strcmp(what, "synced") == 0)
         for (unsigned k = 0; k < STREAMS_MAX; k++)
             if (covered[s][k] > f->stream[k].synced)

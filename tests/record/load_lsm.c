@@ -5,10 +5,11 @@
  *   load_lsm check STORE SEED STREAMS [mapped]            run by replay
  *
  * Each stream is a thread. Its batch N puts N under the stream's counter and changes some of its KEYS keys, on all
- * shards; so the counter says what the keys must hold. Now and then a batch is synced. SHADOW is an empty directory,
- * which is the same as STORE at the end if all that was written went through the env (env_tap.h); the line that is
- * printed says how many syncs went through it. `mapped`: log records were stored through a mapping, so a killed process has
- * left some in memory only, which the recorder has not seen.
+ * shards; so the counter says what the keys must hold. Now and then a batch is synced. A load that was killed goes on
+ * when it is run again. SHADOW is an empty directory, or - for none. It is the same as STORE at the end if all that was
+ * written went through the env (env_tap.h); the line that is printed says how many syncs went through it. `mapped`: log
+ * records were stored through a mapping, so a killed process has left some in memory only, which the recorder has not
+ * seen.
  */
 #include "env_tap.h"
 #include "facts.h"
@@ -94,6 +95,20 @@ struct thread {
     int rc;
 };
 
+/* The last batch that is there, so that a load that was killed goes on. */
+static int counter_of(struct lsm *db, unsigned stream, uint64_t *n)
+{
+    struct lsm_value v = {0};
+    char name[32];
+    int rc = lsm_get(db, name, key_of(stream, 0, name), NULL, 0, &v);
+
+    *n = 0;
+    if (rc == 0 && v.len == sizeof(*n))
+        memcpy(n, v.data, sizeof(*n));
+    lsm_value_release(&v);
+    return rc == -ENOENT ? 0 : rc;
+}
+
 static void *thread_main(void *arg)
 {
     struct thread *t = arg;
@@ -102,7 +117,10 @@ static void *thread_main(void *arg)
     char key[32];
 
     t->rc = value ? lsm_batch_new(&batch) : -ENOMEM;
-    for (uint64_t n = 1; n <= t->steps && !t->rc; n++) {
+    uint64_t n = 0;
+    if (!t->rc)
+        t->rc = counter_of(t->db, t->stream, &n);
+    while (++n <= t->steps && !t->rc) {
         bool sync = is_sync(t->stream, n);
         lsm_batch_clear(batch);
         lsm_batch_put(batch, key, key_of(t->stream, 0, key), &n, sizeof(n));
@@ -128,7 +146,8 @@ static int run(char **argv)
 {
     struct thread threads[STREAMS_MAX] = {{0}};
     unsigned streams = (unsigned)strtoul(argv[4], NULL, 10);
-    struct lsm_options o = options_of(env_tap(argv[5], strcmp(argv[6], "map") == 0), LSM_CREATE);
+    struct lsm_options o =
+        options_of(strcmp(argv[5], "-") ? env_tap(argv[5], strcmp(argv[6], "map") == 0) : NULL, LSM_CREATE);
     struct lsm *db;
 
     fact_open(argv[1]);
@@ -217,14 +236,9 @@ static bool key_is_right(struct lsm *db, unsigned stream, unsigned key, uint64_t
 static int compare(struct lsm *db, const struct facts *f, unsigned stream, bool mapped)
 {
     uint64_t n = 0, promised = mapped ? f->stream[stream].synced : facts_promised(f, stream);
-    struct lsm_value v = {0};
-    char name[32];
-    int rc = lsm_get(db, name, key_of(stream, 0, name), NULL, 0, &v);
+    int rc = counter_of(db, stream, &n);
 
-    if (rc == 0 && v.len == sizeof(n))
-        memcpy(&n, v.data, sizeof(n));
-    lsm_value_release(&v);
-    if ((rc && rc != -ENOENT) || n > f->stream[stream].begun) {
+    if (rc || n > f->stream[stream].begun) {
         printf("stream %c: counter %" PRIu64 ", begun %" PRIu64 " (%s)\n", 'a' + (int)stream, n,
                f->stream[stream].begun, strerror(-rc));
         return EXIT_BROKEN;

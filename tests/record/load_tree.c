@@ -2,7 +2,8 @@
  * load_tree.c - a history of a tree of files, made for real; and of which of its moments is what a crash has left?
  *
  *   load_tree make STORE                                   a store of ShaleFS with small log segments
- *   load_tree run DIRECTORY CONTROL STREAM SEED STEPS      one stream (a to d) makes its history in DIRECTORY/STREAM
+ *   load_tree run DIRECTORY CONTROL STREAM SEED STEPS      one stream (a to d) makes its history in DIRECTORY/STREAM, or
+ *                                                          goes on with it
  *   load_tree store STORE SEED STREAMS                     checks a store of ShaleFS; run by replay
  *   load_tree directory DIRECTORY SEED STREAMS             checks a directory, plain or a mount
  *
@@ -10,9 +11,8 @@
  * What a sync of any stream promises is what the store does: everything before it, in all streams.
  * The store is checked as `shale check` does, opened for writing, compared, closed and checked again.
  */
-#include "check.h"
 #include "facts.h"
-#include "fs.h"
+#include "store_tree.h"
 #include "tree.h"
 
 #include <errno.h>
@@ -23,9 +23,7 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
-#include <xxhash.h>
 
-#define MEMORY_BYTES (32u << 20)
 #define SEGMENT_BYTES (1u << 20)
 #define SHARDS 2u
 #define DIFFERENCES_MAX 12
@@ -34,16 +32,49 @@ static uint64_t seed_of(uint64_t seed, unsigned stream) { return mix(seed, strea
 
 /* ---- making ---- */
 
-static void on_log(void *arg, enum lsm_log_level level, const char *message)
+/* A store with small segments, so that its log goes round. */
+static int make(const char *store)
 {
-    (void)arg;
-    if (level <= LSM_LOG_WARNING)
-        printf("  engine: %s\n", message);
+    struct fs_options o = store_options(LSM_CREATE | LSM_INLINE);
+    struct fs *fs;
+
+    o.lsm.log_segment_bytes = SEGMENT_BYTES;
+    o.lsm.shards = SHARDS;
+    int rc = fs_open(store, &o, &fs);
+    if (!rc)
+        rc = fs_close(fs);
+    if (rc)
+        fprintf(stderr, "%s: %s\n", store, strerror(-rc));
+    return rc ? EXIT_USAGE : 0;
 }
 
-static struct fs_options options_of(unsigned flags)
+/*
+ * Where a load that was interrupted goes on: after the last moment that the directory can be of. A step of which
+ * only half is there is made again. -1: it is of none.
+ */
+static int64_t position_in(const char *directory, const char *name, uint64_t seed, uint64_t steps)
 {
-    return (struct fs_options){.lsm = {.flags = flags, .memory_bytes = MEMORY_BYTES, .log = on_log}};
+    static struct step s;
+    char path[4096];
+    struct tree t;
+    int64_t last = -1;
+    struct history *h = history_new(seed);
+
+    snprintf(path, sizeof(path), "%s/%s", directory, name);
+    int rc = tree_of_directory(path, &t);
+    for (uint64_t n = 0; n <= steps && !rc; n++) {
+        if (n)
+            history_step(h, &s);
+        if (history_half(h) && history_half(h) == t.digest)
+            last = (int64_t)n - 1;
+        if (history_digest(h) == t.digest)
+            last = (int64_t)n;
+    }
+    tree_free(&t);
+    history_free(h);
+    if (rc)
+        fprintf(stderr, "%s: %s\n", path, strerror(-rc));
+    return last;
 }
 
 static int run(const char *directory, const char *control, unsigned stream, uint64_t seed, uint64_t steps)
@@ -58,9 +89,16 @@ static int run(const char *directory, const char *control, unsigned stream, uint
         perror(directory);
         return EXIT_USAGE;
     }
+    int64_t begin = position_in(directory, name, seed_of(seed, stream), steps);
+    if (begin < 0) {
+        fprintf(stderr, "%s/%s is no moment of its history\n", directory, name);
+        return EXIT_BROKEN;
+    }
     fact_open(control);
     for (uint64_t n = 1; n <= steps; n++) {
         history_step(h, &s);
+        if ((int64_t)n <= begin)
+            continue;
         bool sync = s.type == STEP_FSYNC || s.type == STEP_FSYNC_DIRECTORY;
         fact(stream, sync ? "sync" : "begin", n);
         int rc = step_make(dir, &s);
@@ -74,22 +112,6 @@ static int run(const char *directory, const char *control, unsigned stream, uint
     close(dir);
     close(top);
     return 0;
-}
-
-/* A store with small segments, so that its log goes round. */
-static int make(const char *store)
-{
-    struct fs_options o = options_of(LSM_CREATE | LSM_INLINE);
-    struct fs *fs;
-
-    o.lsm.log_segment_bytes = SEGMENT_BYTES;
-    o.lsm.shards = SHARDS;
-    int rc = fs_open(store, &o, &fs);
-    if (!rc)
-        rc = fs_close(fs);
-    if (rc)
-        fprintf(stderr, "%s: %s\n", store, strerror(-rc));
-    return rc ? EXIT_USAGE : 0;
 }
 
 /* ---- of which moment is it? ---- */
@@ -188,80 +210,6 @@ static int check_directory(const char *path, uint64_t seed, unsigned streams)
 
 /* ---- a store ---- */
 
-static void on_lsm_problem(void *arg, const struct lsm_problem *p)
-{
-    (void)arg;
-    if (p->damage)
-        printf("  %s at %" PRIu64 ": %s\n", p->file, p->offset, p->what);
-}
-
-static void on_fs_problem(void *arg, const struct fs_problem *p)
-{
-    (void)arg;
-    printf("  %s (%" PRIx64 "): %s\n", p->path ? p->path : "?", p->id, p->what);
-}
-
-struct names {
-    char (*name)[256];
-    size_t count;
-};
-
-static bool on_name(void *arg, const char *name, size_t len, uint64_t next, const struct fs_attr *attr)
-{
-    struct names *n = arg;
-
-    (void)next, (void)attr;
-    if ((len == 1 && name[0] == '.') || (len == 2 && name[0] == '.' && name[1] == '.'))
-        return true;
-    n->name = realloc(n->name, (n->count + 1) * sizeof(*n->name));
-    if (!n->name)
-        abort();
-    memcpy(n->name[n->count], name, len);
-    n->name[n->count++][len] = 0;
-    return true;
-}
-
-static int hash_contents(struct fs *fs, const struct fs_attr *a, uint64_t *hash)
-{
-    size_t len = S_ISREG(a->mode) || S_ISLNK(a->mode) ? (size_t)a->size : 0, got = 0;
-    uint8_t *buf = malloc(len + 1);
-    int rc = buf ? 0 : -ENOMEM;
-
-    if (!rc && S_ISREG(a->mode))
-        rc = fs_read(fs, a->id, 0, buf, len, &got);
-    if (!rc && S_ISLNK(a->mode))
-        rc = fs_readlink(fs, a->id, (char *)buf, len, &got);
-    if (!rc && got != len)
-        rc = -EIO;
-    *hash = rc ? 0 : XXH3_64bits(buf, len);
-    free(buf);
-    return rc;
-}
-
-static int add_below(struct fs *fs, struct tree *t, fs_id dir, const char *path)
-{
-    struct names names = {0};
-    int rc = fs_readdir(fs, dir, 0, false, on_name, &names);
-
-    for (size_t i = 0; i < names.count && !rc; i++) {
-        char below[4096];
-        struct fs_attr a;
-        uint64_t hash;
-        snprintf(below, sizeof(below), "%s%s%s", path, *path ? "/" : "", names.name[i]);
-        rc = fs_lookup(fs, dir, names.name[i], strlen(names.name[i]), &a);
-        if (rc)
-            break;
-        rc = hash_contents(fs, &a, &hash);
-        if (!rc)
-            tree_add(t, below, a.mode, a.nlink, a.size, hash);
-        if (!rc && S_ISDIR(a.mode))
-            rc = add_below(fs, t, a.id, below);
-        fs_forget(fs, a.id, 1);
-    }
-    free(names.name);
-    return rc;
-}
-
 static int compare_stream(struct fs *fs, const struct facts *f, uint64_t seed, unsigned stream)
 {
     char name = (char)('a' + stream);
@@ -270,7 +218,7 @@ static int compare_stream(struct fs *fs, const struct facts *f, uint64_t seed, u
     int verdict, rc = fs_lookup(fs, FS_ID_ROOT, &name, 1, &top);
 
     if (!rc) {
-        rc = add_below(fs, &t, top.id, "");
+        rc = tree_of_store(fs, top.id, &t);
         fs_forget(fs, top.id, 1);
     }
     if (rc && rc != -ENOENT) {
@@ -283,29 +231,10 @@ static int compare_stream(struct fs *fs, const struct facts *f, uint64_t seed, u
     return verdict;
 }
 
-/* As `shale check`: every byte, and that everything fits together. */
-static int check_all(const char *store)
-{
-    struct fs_options o = options_of(0);
-    struct lsm_verified v;
-    struct fs_checked c;
-    int rc = lsm_verify(store, &o.lsm, on_lsm_problem, NULL, &v);
-
-    if (!rc && v.damaged)
-        rc = -EUCLEAN;
-    if (!rc)
-        rc = fs_check(store, &o, on_fs_problem, NULL, &c);
-    if (!rc && c.problems)
-        rc = -EUCLEAN;
-    if (rc)
-        printf("check: %s\n", strerror(-rc));
-    return rc ? EXIT_BROKEN : EXIT_GOOD;
-}
-
 static int open_and_compare(const char *store, const struct facts *f, uint64_t seed, unsigned streams,
                             unsigned flags)
 {
-    struct fs_options o = options_of(flags | LSM_INLINE);
+    struct fs_options o = store_options(flags | LSM_INLINE);
     struct fs *fs;
     int verdict = EXIT_GOOD, rc = fs_open(store, &o, &fs);
 
@@ -330,11 +259,11 @@ static int check_store(const char *store, uint64_t seed, unsigned streams)
 
     for (unsigned k = 0; k < streams; k++)
         ready |= f.stream[k].begun > 0;
-    int verdict = ready ? check_all(store) : EXIT_GOOD;
+    int verdict = ready ? store_check(store) : EXIT_GOOD;
     if (verdict == EXIT_GOOD)
         verdict = open_and_compare(store, &f, seed, streams, ready ? 0 : LSM_CREATE);
     if (verdict == EXIT_GOOD)
-        verdict = check_all(store);
+        verdict = store_check(store);
     return verdict;
 }
 

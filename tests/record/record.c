@@ -1,15 +1,19 @@
 /*
  * record.c - a filesystem that shows a directory somewhere else, and writes down everything that is done to it.
  *
- *   record DIRECTORY MOUNTPOINT TRACE [SYNC-US]
+ *   record [--sync-us=N] [--tell=CONTROL] DIRECTORY MOUNTPOINT TRACE
  *
  * Runs in the foreground until it is unmounted or gets SIGTERM. Every change is made in DIRECTORY and written to
  * TRACE (trace.h) under one lock, so the trace is one order of what happened. What DIRECTORY holds at the start
  * comes first in the trace, and counts as durable. Whatever way programs write, by pwrite, io_uring or stores
  * through a mapping, it arrives here as a WRITE of the kernel; a sync is always preceded by the pages that it covers.
  *
- * A sync is not passed on: what would be on the medium is for the replayer to say. It takes SYNC-US microseconds
+ * A sync is not passed on: what would be on the medium is for the replayer to say. It takes --sync-us microseconds
  * (default 0), in which other calls go on, as beside a disk that is busy.
+ *
+ * With --tell DIRECTORY lies on a filesystem that is under test and whose own store is recorded by another recorder,
+ * whose control file is CONTROL. Then syncs are passed on, and facts are written there, as facts.h says, of stream a:
+ * its step N is made when this trace has N records. So any program can be a load (load_any.c).
  *
  * A line written to the file .record in MOUNTPOINT becomes a fact in the trace, at this place of the history.
  *
@@ -19,6 +23,7 @@
  * not lie on one.
  */
 #define FUSE_USE_VERSION 314
+#include "facts.h"
 #include "nodes.h"
 #include "trace.h"
 
@@ -26,6 +31,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <fuse_lowlevel.h>
+#include <getopt.h>
 #include <linux/falloc.h>
 #include <linux/fs.h>
 #include <pthread.h>
@@ -45,9 +51,31 @@
 static pthread_mutex_t record_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct trace_writer *writer;
 static unsigned long sync_us;
+static bool telling;
+
+#define CHANGE_RECORDS_MAX 2u /* of one change: a setattr may be two */
+
+static void tell(const char *what, uint64_t n)
+{
+    if (telling)
+        fact(0, what, n);
+}
 
 static void lock(void) { pthread_mutex_lock(&record_lock); }
 static void unlock(void) { pthread_mutex_unlock(&record_lock); }
+
+/* Around each change. */
+static void change_begin(void)
+{
+    lock();
+    tell("begin", trace_count(writer) + CHANGE_RECORDS_MAX);
+}
+
+static void change_end(void)
+{
+    tell("done", trace_count(writer));
+    unlock();
+}
 
 /* 0 or a positive errno, as replies want it. */
 static int append(struct trace_record r)
@@ -152,7 +180,7 @@ static int base_directory(struct node *dir)
 
 static void reply_done(fuse_req_t req, int error)
 {
-    unlock();
+    change_end();
     fuse_reply_err(req, error);
 }
 
@@ -178,33 +206,41 @@ static int fill_entry(struct node *n, struct fuse_entry_param *e)
     return rc;
 }
 
-static void reply_entry(fuse_req_t req, struct node *n, int error)
+static void send_entry(fuse_req_t req, const struct fuse_entry_param *e, int error)
+{
+    if (error)
+        fuse_reply_err(req, error);
+    else
+        fuse_reply_entry(req, e);
+}
+
+static void reply_made(fuse_req_t req, struct node *n, int error)
 {
     struct fuse_entry_param e;
 
     if (!error)
         error = fill_entry(n, &e);
-    unlock();
-    if (error)
-        fuse_reply_err(req, error);
-    else
-        fuse_reply_entry(req, &e);
+    change_end();
+    send_entry(req, &e, error);
 }
 
 static void do_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 {
+    struct fuse_entry_param e = {
+        .ino = NODE_CONTROL, .attr_timeout = LIFETIME_S, .entry_timeout = LIFETIME_S};
     struct node *n;
 
     if (parent == TRACE_ROOT && strcmp(name, TRACE_CONTROL) == 0) {
-        struct fuse_entry_param e = {
-            .ino = NODE_CONTROL, .attr_timeout = LIFETIME_S, .entry_timeout = LIFETIME_S};
         control_attr(&e.attr);
         fuse_reply_entry(req, &e);
         return;
     }
     lock();
     int rc = -node_find(node_of(parent), name, &n, NULL);
-    reply_entry(req, n, rc);
+    if (!rc)
+        rc = fill_entry(n, &e);
+    unlock();
+    send_entry(req, &e, rc);
 }
 
 static void do_forget(fuse_req_t req, fuse_ino_t ino, uint64_t count)
@@ -277,11 +313,11 @@ static void do_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *in, int set,
         do_getattr(req, ino, fi);
         return;
     }
-    lock();
+    change_begin();
     rc = set_attr(node_of(ino), in, set);
     if (!rc)
         rc = fill_attr(node_of(ino), &st);
-    unlock();
+    change_end();
     if (rc)
         fuse_reply_err(req, rc);
     else
@@ -292,22 +328,22 @@ static void do_mkdir(fuse_req_t req, fuse_ino_t parent, const char *name, mode_t
 {
     struct node *dir = node_of(parent), *n = NULL;
 
-    lock();
+    change_begin();
     int rc = mkdirat(dir->fd, name, mode) ? errno : -node_find(dir, name, &n, NULL);
     if (!rc)
         rc = append_made(TRACE_MKDIR, n, dir, name, mode, NULL);
-    reply_entry(req, n, rc);
+    reply_made(req, n, rc);
 }
 
 static void do_symlink(fuse_req_t req, const char *target, fuse_ino_t parent, const char *name)
 {
     struct node *dir = node_of(parent), *n = NULL;
 
-    lock();
+    change_begin();
     int rc = symlinkat(target, dir->fd, name) ? errno : -node_find(dir, name, &n, NULL);
     if (!rc)
         rc = append_made(TRACE_SYMLINK, n, dir, name, 0777, target);
-    reply_entry(req, n, rc);
+    reply_made(req, n, rc);
 }
 
 static void do_link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t parent, const char *name)
@@ -316,18 +352,18 @@ static void do_link(fuse_req_t req, fuse_ino_t ino, fuse_ino_t parent, const cha
     char path[64];
 
     snprintf(path, sizeof(path), "/proc/self/fd/%d", n->fd);
-    lock();
+    change_begin();
     int rc = linkat(AT_FDCWD, path, dir->fd, name, AT_SYMLINK_FOLLOW) ? errno : 0;
     if (!rc)
         rc = append_names(TRACE_LINK, n->id, dir->id, 0, name, NULL);
-    reply_entry(req, n, rc);
+    reply_made(req, n, rc);
 }
 
 static void remove_name(fuse_req_t req, fuse_ino_t parent, const char *name, enum trace_type type)
 {
     struct node *dir = node_of(parent), *n;
 
-    lock();
+    change_begin();
     int rc = -node_find(dir, name, &n, NULL);
     if (!rc)
         rc = unlinkat(dir->fd, name, type == TRACE_RMDIR ? AT_REMOVEDIR : 0) ? errno : 0;
@@ -358,7 +394,7 @@ static void do_rename(fuse_req_t req, fuse_ino_t parent, const char *name, fuse_
         fuse_reply_err(req, EINVAL);
         return;
     }
-    lock();
+    change_begin();
     int rc = -node_find(a, name, &moved, NULL);
     if (!rc) {
         rc = -node_find(b, to_name, &replaced, NULL);
@@ -406,7 +442,7 @@ static void do_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_
     struct stat st;
     int rc = 0;
 
-    lock();
+    change_begin();
     int fd = openat(dir->fd, name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, mode);
     if (fd >= 0) {
         rc = fstat(fd, &st) ? errno : -node_add(fd, &st, &n);
@@ -417,7 +453,7 @@ static void do_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_
     }
     if (!rc)
         rc = fill_entry(n, &e);
-    unlock();
+    change_end();
     if (rc) {
         fuse_reply_err(req, rc);
         return;
@@ -460,7 +496,7 @@ static void do_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t siz
     int rc = 0;
 
     (void)fi;
-    lock();
+    change_begin();
     if (ino == NODE_CONTROL) {
         rc = write_fact(buf, size);
     } else {
@@ -472,7 +508,7 @@ static void do_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t siz
                                                   .data = (const uint8_t *)buf,
                                                   .data_len = (uint32_t)n});
     }
-    unlock();
+    change_end();
     if (rc)
         fuse_reply_err(req, rc);
     else
@@ -489,7 +525,7 @@ static void do_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t off, of
         fuse_reply_err(req, EOPNOTSUPP);
         return;
     }
-    lock();
+    change_begin();
     int rc = fallocate(node_of(ino)->fd, mode, off, len) ? errno : 0;
     if (!rc)
         rc = append((struct trace_record){.type = TRACE_ALLOCATE,
@@ -501,23 +537,37 @@ static void do_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t off, of
     reply_done(req, rc);
 }
 
+static int pass_on_sync(uint64_t id, bool datasync)
+{
+    struct timespec t = {(time_t)(sync_us / 1000000), (long)(sync_us % 1000000) * 1000};
+
+    if (telling)
+        return (datasync ? fdatasync(node_of(id)->fd) : fsync(node_of(id)->fd)) ? errno : 0;
+    if (sync_us)
+        nanosleep(&t, NULL);
+    return 0;
+}
+
 static void do_fsync(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_file_info *fi)
 {
     struct trace_record begin = {.type = TRACE_SYNC_BEGIN, .id = ino, .b = datasync != 0};
-    struct timespec t = {(time_t)(sync_us / 1000000), (long)(sync_us % 1000000) * 1000};
     int64_t number;
     int rc = 0;
 
     (void)fi;
     lock();
     number = trace_append(writer, &begin);
+    if (number >= 0)
+        tell("sync", (uint64_t)number);
     unlock();
-    if (sync_us)
-        nanosleep(&t, NULL);
+    rc = number < 0 ? (int)-number : pass_on_sync(ino, datasync != 0);
     lock();
-    rc = number < 0 ? (int)-number
-                    : append((struct trace_record){.type = TRACE_SYNC_END, .id = ino, .a = (uint64_t)number});
-    reply_done(req, rc);
+    if (!rc)
+        rc = append((struct trace_record){.type = TRACE_SYNC_END, .id = ino, .a = (uint64_t)number});
+    if (!rc)
+        tell("synced", (uint64_t)number);
+    unlock();
+    fuse_reply_err(req, rc);
 }
 
 /* ---- listings ---- */
@@ -643,34 +693,53 @@ static int serve(const char *mountpoint)
     return rc;
 }
 
+static bool parse(int argc, char **argv)
+{
+    static const struct option longs[] = {
+        {"sync-us", 1, NULL, 's'}, {"tell", 1, NULL, 't'}, {NULL, 0, NULL, 0}};
+    int c;
+
+    while ((c = getopt_long(argc, argv, "", longs, NULL)) != -1) {
+        if (c == 's') {
+            sync_us = strtoul(optarg, NULL, 10);
+        } else if (c == 't') {
+            fact_open(optarg);
+            telling = true;
+        } else {
+            return false;
+        }
+    }
+    return argc - optind == 3;
+}
+
 int main(int argc, char **argv)
 {
     struct rlimit files;
 
-    if (argc < 4 || argc > 5) {
-        fputs("usage: record DIRECTORY MOUNTPOINT TRACE [SYNC-US]\n", stderr);
+    if (!parse(argc, argv)) {
+        fputs("usage: record [--sync-us=N] [--tell=CONTROL] DIRECTORY MOUNTPOINT TRACE\n", stderr);
         return 2;
     }
-    sync_us = argc == 5 ? strtoul(argv[4], NULL, 10) : 0;
+    argv += optind;
     umask(0);
     if (getrlimit(RLIMIT_NOFILE, &files) == 0) {
         files.rlim_cur = files.rlim_max; /* each file that was ever seen keeps one */
         setrlimit(RLIMIT_NOFILE, &files);
     }
-    int rc = -nodes_open(argv[1]);
+    int rc = -nodes_open(argv[0]);
     if (!rc)
-        rc = -trace_create(argv[3], &writer);
+        rc = -trace_create(argv[2], &writer);
     if (!rc)
         rc = base_directory(node_of(TRACE_ROOT));
     if (!rc)
         rc = append((struct trace_record){.type = TRACE_BASE});
     if (rc) {
-        fprintf(stderr, "record: %s: %s\n", argv[1], strerror(rc));
+        fprintf(stderr, "record: %s: %s\n", argv[0], strerror(rc));
         return 1;
     }
-    int ended = serve(argv[2]);
+    int ended = serve(argv[1]);
     rc = -trace_finish(writer);
     if (rc)
-        fprintf(stderr, "record: %s: %s\n", argv[3], strerror(rc));
+        fprintf(stderr, "record: %s: %s\n", argv[2], strerror(rc));
     return rc || ended;
 }

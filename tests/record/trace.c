@@ -144,6 +144,8 @@ int64_t trace_append(struct trace_writer *w, struct trace_record *r)
     return (int64_t)w->count++;
 }
 
+uint64_t trace_count(const struct trace_writer *w) { return w->count; }
+
 int trace_finish(struct trace_writer *w)
 {
     struct trace_record end = {.type = TRACE_END};

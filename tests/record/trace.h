@@ -85,7 +85,8 @@ struct trace_writer;
 int trace_create(const char *path, struct trace_writer **out);
 /* Gives the record its number and time; its number, or a negative errno: after one, all later ones are the same. */
 int64_t trace_append(struct trace_writer *w, struct trace_record *r);
-int trace_finish(struct trace_writer *w); /* writes TRACE_END, releases; 0 or the first error */
+uint64_t trace_count(const struct trace_writer *w); /* records so far */
+int trace_finish(struct trace_writer *w);           /* writes TRACE_END, releases; 0 or the first error */
 
 /* ---- reading ---- */
 
