@@ -329,7 +329,7 @@ static int sim_mkdir(struct env *e, const char *path)
     return leave(result(rc, fault));
 }
 
-/* Copies the names first: the callback may change the directory. */
+/* Copies the names first: the callback may change the directory. In any order, as directories have them. */
 static int sim_list(struct env *e, const char *path, env_list_fn fn, void *arg)
 {
     struct sim *s = sim_of(e);
@@ -346,6 +346,12 @@ static int sim_list(struct env *e, const char *path, env_list_fn fn, void *arg)
     for (uint32_t i = 0; i < s->name_count; i++) {
         if (s->names[i].now != NO_FILE && sim_name_lies_in(s->names[i].path, dir))
             found[count++] = s->names[i];
+    }
+    for (uint32_t i = count; i > 1; i--) {
+        uint32_t other = (uint32_t)sim_below(s, i);
+        struct name last = found[i - 1];
+        found[i - 1] = found[other];
+        found[other] = last;
     }
     leave(0);
     for (uint32_t i = 0; i < count && !rc; i++)

@@ -144,6 +144,20 @@ static void make_durable(struct sim *s, const struct name_event *e)
         s->names[e->change[k].name].durable = e->change[k].to;
 }
 
+/*
+ * What older changes, which still wait, would make of this name does not count any more: a rename from another
+ * directory may have come to the medium with that one.
+ */
+static void supersede(struct sim *s, size_t n, uint32_t name)
+{
+    for (size_t i = 0; i < n; i++) {
+        struct name_event *e = &s->events[i];
+        for (unsigned k = 0; k < e->count; k++)
+            if (e->change[k].name == name)
+                e->change[k--] = e->change[--e->count];
+    }
+}
+
 static bool concerns(const struct sim *s, const struct name_event *e, const char *dir)
 {
     bool in = false;
@@ -181,11 +195,15 @@ void sim_names_sync(struct sim *s, const char *dir, bool failed)
     bool stopped = false;
 
     for (size_t k = 0; k < s->event_count; k++) {
+        struct name_event e = s->events[k];
         stopped |= failed && sim_below(s, 4) == 0;
-        if (stopped || !concerns(s, &s->events[k], dir))
-            s->events[kept++] = s->events[k];
-        else
-            make_durable(s, &s->events[k]);
+        if (stopped || !concerns(s, &e, dir)) {
+            s->events[kept++] = e;
+            continue;
+        }
+        make_durable(s, &e);
+        for (unsigned c = 0; c < e.count; c++)
+            supersede(s, kept, e.change[c].name);
     }
     s->event_count = kept;
     drop_names(s);
