@@ -44,7 +44,7 @@ struct options {
     const char *program, *trace, *dir;
     char **checker;
     uint64_t cuts, seconds, seed, cut;
-    bool one, harsh, lies, keep, fixed_loss;
+    bool one, harsh, lies, keep, fixed_loss, wrong;
     enum loss loss;
     bool allowed[VERDICTS], needed[VERDICTS];
 };
@@ -75,6 +75,7 @@ static const char usage[] =
     "  --lies           syncs make nothing durable\n"
     "  --allow=CLASS,.. besides good: lost, broken\n"
     "  --need=CLASS,..  must come up at least once\n"
+    "  --wrong          both are allowed, and one of them must come up\n"
     "  --dir=DIR        where directories are made (default $TMPDIR or /tmp)\n"
     "  --keep           leave the last directory behind\n";
 
@@ -116,6 +117,7 @@ static bool parse_option(struct options *o, int c, const char *value)
     case 'L': o->lies = true; return true;
     case 'a': return parse_classes(value, o->allowed);
     case 'N': return parse_classes(value, o->needed) && parse_classes(value, o->allowed);
+    case 'w': o->wrong = o->allowed[LOST] = o->allowed[BROKEN] = true; return true;
     case 'd': o->dir = value; return true;
     case 'k': o->keep = true; return true;
     default: return false;
@@ -128,7 +130,7 @@ static bool parse(int argc, char **argv, struct options *o, bool *print)
         {"cuts", 1, NULL, 'n'},  {"seconds", 1, NULL, 't'}, {"cut", 1, NULL, 'c'},  {"seed", 1, NULL, 's'},
         {"model", 1, NULL, 'm'}, {"loss", 1, NULL, 'l'},    {"lies", 0, NULL, 'L'}, {"allow", 1, NULL, 'a'},
         {"need", 1, NULL, 'N'},  {"dir", 1, NULL, 'd'},     {"keep", 0, NULL, 'k'}, {"print", 0, NULL, 'p'},
-        {NULL, 0, NULL, 0}};
+        {"wrong", 0, NULL, 'w'}, {NULL, 0, NULL, 0}};
     struct timespec now;
     int c;
 
@@ -392,6 +394,10 @@ static bool conclude(const struct run *run)
             printf("none was %s: this test cannot see what it is made to see\n", verdicts[v]);
             fine = false;
         }
+    }
+    if (o->wrong && run->count[LOST] + run->count[BROKEN] == 0) {
+        printf("nothing was wrong: this test cannot see what it is made to see\n");
+        fine = false;
     }
     return fine;
 }
