@@ -14,6 +14,9 @@
  * sooner, however often somebody asks: on a full disk each try writes half a table. The two are kept
  * apart: a compaction that finds no space stops no flush, and one that works may make space for it.
  * Damage in an input stops the shard's compactions, and nothing else.
+ *
+ * On a full disk (space.h) a flush takes what it needs from the reserve; a compaction is begun only if what it
+ * may take at most is there, and where it is not, single tables are purged (compaction_purge.c).
  */
 #include "compact.h"
 #include "db.h"
@@ -30,6 +33,13 @@
 
 #define RETRY_NS 250000000u /* how long a writer on a full disk waits for its error, at most */
 #define WAIT_NS 1000000000u /* of one wait; a bound, should a wakeup go astray */
+#define TABLE_SPACE_BYTES (16u << 10)
+#define DISK_BLOCK_BYTES 4096u
+/*
+ * On a full disk a memtable is flushed when it is that old, full or not: deletes free nothing before. And so often a
+ * shard looks whether there is space again.
+ */
+#define TIGHT_NS 500000000u
 
 /* ---- outcomes ---- */
 
@@ -173,13 +183,22 @@ static struct compact_job job_for(struct shard *s, struct iter *input, unsigned 
     };
 }
 
+/*
+ * What tables made of so many bytes of `tables` inputs take at most, with index, filter, footer, and rounding to blocks
+ * of the disk. Never quite right, and need not be: it is asked for, and what is not needed is given back.
+ */
+static uint64_t table_space(uint64_t input_bytes, size_t tables)
+{
+    return input_bytes + input_bytes / 16 + TABLE_SPACE_BYTES + tables * DISK_BLOCK_BYTES;
+}
+
 static int write_memtable(struct shard *s, struct memtable *m, struct compact_result *r)
 {
     struct lsm *db = s->db;
     uint64_t *snapshots = NULL;
     struct iter *input = NULL;
     size_t snapshot_count = 0;
-    struct ranges ranges = {0};
+    struct ranges ranges = {0}, above_ranges = {0};
     int err = snapshot_list(db, &snapshots, &snapshot_count);
     if (mutant("flush forgets the snapshots"))
         snapshot_count = 0;
@@ -199,6 +218,7 @@ static int write_memtable(struct shard *s, struct memtable *m, struct compact_re
     }
     iter_free(input);
     ranges_free(&ranges);
+    ranges_free(&above_ranges);
     free(snapshots);
     return err;
 }
@@ -216,6 +236,7 @@ static int flush_memtable(struct shard *s, struct memtable *m)
 
     struct compact_result r = {0};
     struct edit edit = {0};
+    space_want(db, table_space(memtable_table_bytes(m), 1));
     err = write_memtable(s, m, &r);
     if (!err)
         err = add_outputs(&edit, &r, s->index, 0);
@@ -314,9 +335,32 @@ static int relieve_log(struct lsm *db, struct shard *self)
 
 /* ---- compaction ---- */
 
+/* A compaction at work: its shard, and the space that it has claimed and not yet written to. */
+struct at_work {
+    struct shard *shard;
+    const struct compact_result *result;
+    uint64_t claimed, written;
+    bool dry;                           /* only counts what would be dropped */
+    uint64_t read_bytes, dropped_bytes; /* result */
+    bool bad_input;                     /* result: it failed because of what it read, and would again */
+};
+
+static void claim_less(struct at_work *w)
+{
+    uint64_t more = w->result->bytes_written - w->written;
+    more = more < w->claimed ? more : w->claimed;
+    if (!more)
+        return;
+    space_unclaim(w->shard->db, more);
+    w->claimed -= more;
+    w->written = w->result->bytes_written;
+}
+
 static int yield_to_flush(void *arg)
 {
-    struct shard *s = arg;
+    struct at_work *w = arg;
+    struct shard *s = w->shard;
+    claim_less(w);
     if (__atomic_load_n(&s->stop, __ATOMIC_RELAXED))
         return -ECANCELED;
     /* One that fails is told to those who wait for it; this compaction may be what makes space. */
@@ -399,23 +443,35 @@ static int input_ranges(const struct compaction *c, const uint64_t *snapshots, s
     return err ? err : ranges_build(out, snapshots, snapshot_count);
 }
 
-/* *bad_input: it failed because of what it read, and would again. */
-static int rewrite_tables(struct shard *s, const struct compaction *c, bool *bad_input)
+static int install_outputs(struct shard *s, const struct compaction *c, struct edit *edit,
+                           const struct compact_result *r)
+{
+    int err = add_outputs(edit, r, s->index, c->to);
+    if (!err)
+        err = remove_inputs(edit, c);
+    return err ? err : apply_edit(s, edit, NULL);
+}
+
+static int rewrite_tables(struct shard *s, const struct compaction *c, struct at_work *work)
 {
     struct lsm *db = s->db;
     struct level levels[2];
     uint64_t *snapshots = NULL;
     size_t snapshot_count = 0;
-    struct iter *input = NULL;
+    struct iter *input = NULL, *above = NULL;
     struct compact_result r = {0};
     struct edit edit = {0};
     uint64_t entries = 0;
-    struct ranges ranges = {0};
+    struct ranges ranges = {0}, above_ranges = {0};
+    work->shard = s;
+    work->result = &r;
     int err = snapshot_list(db, &snapshots, &snapshot_count);
     if (!err)
-        err = input_ranges(c, snapshots, snapshot_count, &ranges, bad_input);
+        err = input_ranges(c, snapshots, snapshot_count, &ranges, &work->bad_input);
     if (!err)
         err = open_inputs(c, levels, &input, &entries);
+    if (!err && c->purge)
+        err = compaction_above(c, snapshots, snapshot_count, &above, &above_ranges);
     if (!err) {
         struct compact_job job = job_for(s, input, c->to);
         job.expected_entries = entries;
@@ -427,29 +483,84 @@ static int rewrite_tables(struct shard *s, const struct compaction *c, bool *bad
         if (c->to + 1 < LSM_LEVELS)
             job.grandparent = &c->version->levels[c->to + 1];
         job.yield = yield_to_flush;
-        job.yield_arg = s;
+        job.yield_arg = work;
+        job.above = above;
+        job.above_ranges = &above_ranges;
+        job.dry = work->dry;
         err = compact_run(&job, &r);
-        *bad_input |= r.bad_input;
+        work->bad_input |= r.bad_input;
+        work->read_bytes = r.bytes_read;
+        work->dropped_bytes = r.dropped_bytes;
     }
-    if (!err)
-        err = add_outputs(&edit, &r, s->index, c->to);
-    if (!err)
-        err = remove_inputs(&edit, c);
-    if (!err)
-        err = apply_edit(s, &edit, NULL);
-    if (!err) {
-        count_add(&s->compactions, 1);
+    if (!err && !work->dry)
+        err = install_outputs(s, c, &edit, &r);
+    if (!err && !work->dry) {
+        count_add(c->purge ? &s->purges : &s->compactions, 1);
         count_add(&s->compact_bytes_read, r.bytes_read);
         count_add(&s->compact_bytes_written, r.bytes_written);
         count_add(&s->entries_dropped, r.dropped);
     }
     iter_free(input);
     ranges_free(&ranges);
+    ranges_free(&above_ranges);
+    iter_free(above);
     free(snapshots);
     free(edit.add);
     free(edit.remove);
     drop_outputs(db, &r, err);
+    if (work->claimed)
+        space_unclaim(db, work->claimed);
+    if (work->bad_input) {
+        __atomic_store_n(&s->compaction_broken, true, __ATOMIC_RELAXED);
+        logger_write(&db->log, LSM_LOG_ERROR,
+                     "shard %u: an input of a compaction is damaged; the shard is not compacted any more",
+                     s->index);
+    }
     return err;
+}
+
+/* ---- on a full disk ---- */
+
+static uint64_t space_of(const struct compaction *c)
+{
+    uint64_t bytes = 0;
+    for (unsigned which = 0; which < 2; which++)
+        for (size_t i = 0; i < c->count[which]; i++)
+            bytes += c->inputs[which][i]->meta.bytes;
+    return table_space(bytes, c->count[0] + c->count[1] + 1);
+}
+
+/*
+ * Rewrites the table that promises most without what newer tables hide of it: takes no more space than
+ * what is left of that table, where the compaction that would come to the same takes ten or a hundred tables. 1 if it did.
+ */
+static int purge_once(struct shard *s)
+{
+    struct lsm *db = s->db;
+    bool desperate = s->flush_failure.error == -ENOSPC;
+    for (;;) {
+        struct compaction c;
+        struct at_work work = {.dry = true};
+        uint64_t oldest = snapshot_oldest(db), space = space_claimable(db);
+        uint64_t fixed = table_space(0, 1), max_bytes = space > fixed ? (space - fixed) / 17 * 16 : 0;
+        if (!compaction_pick_purge(vset_current(db->vset, s->index), oldest, desperate, max_bytes, &c))
+            return 0;
+        struct table_file *f = c.inputs[0][0];
+        int result = 0;
+        if (c.looked_at) {
+            work.dry = false;
+            work.claimed = table_space(f->kept_bytes, 1);
+            result = space_claim(db, work.claimed) ? rewrite_tables(s, &c, &work) : -ENOSPC;
+            result = result ? result : 1;
+        } else {
+            result = rewrite_tables(s, &c, &work);
+            if (!result)
+                compaction_looked(&c, oldest, work.read_bytes, work.dropped_bytes);
+        }
+        compaction_release(&c);
+        if (result)
+            return result;
+    }
 }
 
 /* 1 if a compaction was done. `until` > 0: everything below into the last level, whatever the shape. */
@@ -457,23 +568,26 @@ static int compact_once(struct shard *s, lsn_t until)
 {
     struct lsm *db = s->db;
     struct compaction c = {0};
-    bool bad_input = false;
+    struct at_work work = {0};
     if (s->compaction_broken)
         return 0;
     struct version *v = vset_current(db->vset, s->index);
     uint64_t oldest = snapshot_oldest(db);
-    if (!(until ? compaction_pick_all(db->vset, v, oldest, until, &c)
-                : compaction_pick(db->vset, v, oldest, &c)))
-        return 0;
-    int err = c.trivial ? move_table(s, &c) : rewrite_tables(s, &c, &bad_input);
-    compaction_release(&c);
-    if (err && bad_input) {
-        __atomic_store_n(&s->compaction_broken, true, __ATOMIC_RELAXED);
-        logger_write(&db->log, LSM_LOG_ERROR,
-                     "shard %u: an input of a compaction is damaged; the shard is not compacted any more",
-                     s->index);
+    bool any = until ? compaction_pick_all(db->vset, v, oldest, until, &c)
+                     : compaction_pick(db->vset, v, oldest, &c);
+    uint64_t space = any && !c.trivial ? space_of(&c) : 0;
+    bool fits = !space || space_claim(db, space);
+    __atomic_store_n(&s->compaction_too_large, fits ? 0 : space, __ATOMIC_RELAXED);
+    if (any && fits) {
+        work.claimed = space;
+        int err = c.trivial ? move_table(s, &c) : rewrite_tables(s, &c, &work);
+        compaction_release(&c);
+        return err ? err : 1;
     }
-    return err ? err : 1;
+    if (any)
+        compaction_release(&c);
+    int purged = !fits || (space_is_tight(db) && !until) ? purge_once(s) : 0;
+    return purged || fits || !until ? purged : -ENOSPC;
 }
 
 /* ---- steps ---- */
@@ -508,11 +622,28 @@ static int compact(struct shard *s)
     return result;
 }
 
+/* On a full disk deletes free nothing before they are in a table, so a memtable does not wait to be full. */
+static int seal_if_tight(struct shard *s)
+{
+    uint64_t now = env_mono_ns(s->db->env);
+    if (!space_is_tight(s->db) || (!db_inline(s->db) && now - s->sealed_ns < TIGHT_NS))
+        return 0;
+    struct view *v = view_get(s);
+    bool waiting = v->sealed_count > 0;
+    view_unref(v);
+    if (waiting)
+        return 0;
+    s->sealed_ns = now;
+    return seal_active(s);
+}
+
 static int one_step(struct shard *s)
 {
     int result = is_due(s, &s->flush_failure) ? shard_flush_oldest(s) : 0;
     if (!result && log_over_budget(s->db))
         result = relieve_log(s->db, s);
+    if (!result)
+        result = seal_if_tight(s);
     if (result == 0 || result == -ENOSPC) {
         int compacted = compact(s);
         if (compacted > 0)
@@ -524,12 +655,25 @@ static int one_step(struct shard *s)
     return result;
 }
 
+/* After a step: is there space (again), and when is that to be asked next, should nothing happen? */
+static void look_around(struct shard *s, int result)
+{
+    struct lsm *db = s->db;
+    if (result > 0)
+        count_add(&db->space.progress, 1);
+    if (result || s->look_ns)
+        space_look(db);
+    bool again = space_is_tight(db) || __atomic_load_n(&s->compaction_too_large, __ATOMIC_RELAXED);
+    s->look_ns = again ? env_mono_ns(db->env) + TIGHT_NS : 0;
+}
+
 int shard_step(struct shard *s)
 {
     view_retire_waiting(s);
     int result = db_writable(s->db);
     if (!result) {
         result = one_step(s);
+        look_around(s, result);
     } else { /* nothing will ever be flushed or compacted again */
         s->flush_failure = s->compact_failure = (struct failure){0};
         ended(s, SHARD_FLUSHES, result);
@@ -594,6 +738,8 @@ static void wait_for_work(struct shard *s)
         at = s->flush_failure.retry_ns;
     if (s->compact_failure.error && s->compact_failure.retry_ns < at)
         at = s->compact_failure.retry_ns;
+    if (s->look_ns && s->look_ns < at)
+        at = s->look_ns;
     if (at == UINT64_MAX)
         pthread_cond_wait(&s->work, &s->work_lock);
     else if (at > now)
@@ -742,8 +888,11 @@ static int compact_until(struct shard *s, lsn_t until)
 int lsm_compact(struct lsm *db)
 {
     lsn_t until = db_frontier(db);
-    int err = lsm_flush(db);
-    for (unsigned i = 0; !err && i < db->shard_count; i++)
-        err = compact_until(&db->shards[i], until);
+    int err;
+    do { /* on a full disk one shard may free what another lacks */
+        err = lsm_flush(db);
+        for (unsigned i = 0; !err && i < db->shard_count; i++)
+            err = compact_until(&db->shards[i], until);
+    } while (err == -ENOSPC && db_wait_for_space(db) == 0);
     return err;
 }

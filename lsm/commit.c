@@ -7,8 +7,12 @@
  * nothing. Then reserve, copy, insert, publish, which can't fail (but for the medium, which ends
  * the log). The reply waits until the frontier has passed the record: an older record of another
  * writer may still be on its way.
+ *
+ * On a full disk (space.h) a batch that grows the store is refused first of all. One that frees space
+ * tries again as long as the background work that it waits for comes to anything.
  */
 #include "db.h"
+#include "mutant.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -17,6 +21,8 @@
 #include <time.h>
 
 #define CHANGES_ON_STACK 32u
+/* How long background work is waited for that might make space for a delete: a try that fails is repeated every 250 ms. */
+#define SPACE_WAIT_NS UINT64_C(5000000000)
 
 /* A batch taken apart: computed once, used for checking room and for inserting. */
 struct plan {
@@ -207,7 +213,7 @@ static void sleep_ns(uint64_t ns)
 }
 
 /* Too many tables in L0 make reads slow: writers are delayed in proportion, and stopped at the end. */
-static int pressure(struct shard *s, bool nowait)
+static int pressure(struct shard *s, bool nowait, bool shrinks)
 {
     for (;;) {
         uint64_t since = shard_count(s, SHARD_STEPS);
@@ -216,6 +222,8 @@ static int pressure(struct shard *s, bool nowait)
         view_unref(v);
         if (l0 < L0_SLOWDOWN || __atomic_load_n(&s->compaction_broken, __ATOMIC_RELAXED))
             return 0;
+        if (__atomic_load_n(&s->compaction_too_large, __ATOMIC_RELAXED)) /* there is nothing to wait for */
+            return shrinks || l0 < L0_STOP ? 0 : -ENOSPC;
         if (nowait)
             return -EAGAIN;
         uint64_t began = env_mono_ns(s->db->env);
@@ -231,12 +239,12 @@ static int pressure(struct shard *s, bool nowait)
     }
 }
 
-static int all_pressure(struct lsm *db, uint64_t mask, bool nowait)
+static int all_pressure(struct lsm *db, uint64_t mask, bool nowait, bool shrinks)
 {
     int err = 0;
     for (unsigned i = 0; !err && i < db->shard_count; i++)
         if (mask >> i & 1)
-            err = pressure(&db->shards[i], nowait);
+            err = pressure(&db->shards[i], nowait, shrinks);
     return err;
 }
 
@@ -253,14 +261,53 @@ static int wait_for_room(const struct full *full, bool nowait)
     return err;
 }
 
+/*
+ * On a full disk nothing goes into the log's last segment file: the next open would need another to go on after
+ * a crash. Flushing gives used ones back; if there is but one, the reserve has space for a second.
+ */
+static int prepare_spare(struct lsm *db, bool nowait)
+{
+    if (!space_is_tight(db) || wal_has_spare(db->wal) || mutant("last segment used"))
+        return 0;
+    if (nowait)
+        return -EAGAIN;
+    if (wal_make_spare(db->wal) == 0)
+        return 0;
+    int err = lsm_flush(db);
+    if (err || wal_has_spare(db->wal))
+        return err;
+    __atomic_add_fetch(&db->space.last_resort, 1, __ATOMIC_RELAXED);
+    err = wal_make_spare(db->wal);
+    __atomic_sub_fetch(&db->space.last_resort, 1, __ATOMIC_RELAXED);
+    return err;
+}
+
 /* Room in the log. Where a full disk has none for another segment, flushing gives used ones back. */
 static int prepare_log(struct lsm *db, size_t payload_bytes, bool nowait)
 {
-    int err = wal_prepare(db->wal, payload_bytes, nowait);
+    int err = prepare_spare(db, nowait);
+    if (!err)
+        err = wal_prepare(db->wal, payload_bytes, nowait);
     if (err != -ENOSPC)
         return err;
     err = lsm_flush(db);
     return err ? err : wal_prepare(db->wal, payload_bytes, nowait);
+}
+
+int db_wait_for_space(struct lsm *db)
+{
+    uint64_t since = count_get(&db->space.progress), until = env_mono_ns(db->env) + SPACE_WAIT_NS;
+    do {
+        for (unsigned i = 0; i < db->shard_count; i++) {
+            struct shard *s = &db->shards[i];
+            int err = shard_wait(s, SHARD_STEPS, shard_count(s, SHARD_STEPS));
+            if (err && err != -ENOSPC)
+                return err;
+            if (count_get(&db->space.progress) != since)
+                return db_writable(db);
+        }
+    } while (!db_inline(db) && env_mono_ns(db->env) < until);
+    return -ENOSPC;
 }
 
 /* ---- the commit ---- */
@@ -282,45 +329,58 @@ static int append_and_insert(struct lsm *db, const struct plan *p, lsn_t *end)
     return 0;
 }
 
-static int commit_plan(struct lsm *db, const struct plan *p, bool nowait, lsn_t *end)
+/* One try. -EAGAIN: another writer took the room, or something was waited for: from the start. */
+static int try_plan(struct lsm *db, const struct plan *p, bool nowait, bool shrinks, lsn_t *end)
 {
     struct view *retired[SHARDS_MAX] = {0};
-    for (;;) {
-        int err = db_writable(db);
-        if (!err)
-            err = all_pressure(db, p->mask, nowait);
-        if (!err)
-            err = prepare_log(db, p->batch->len, nowait);
-        if (!err)
-            err = lock_shards(db, p->mask, nowait);
-        if (err)
-            return err;
-        struct full full = {0};
-        err = make_all_room(db, p, retired, &full);
-        if (!err)
-            err = append_and_insert(db, p, end);
-        unlock_shards(db, p->mask);
-        retire_all(db, retired);
-        if (full.shard)
-            err = wait_for_room(&full, nowait);
-        else if (err != -EAGAIN || nowait)
-            return err;
-        else
-            err = 0; /* another writer took the room in the log */
-        if (err)
-            return err;
-    }
+    int err = db_writable(db);
+    if (!err)
+        err = all_pressure(db, p->mask, nowait, shrinks);
+    if (!err)
+        err = prepare_log(db, p->batch->len, nowait);
+    if (!err)
+        err = lock_shards(db, p->mask, nowait);
+    if (err)
+        return err;
+    struct full full = {0};
+    err = make_all_room(db, p, retired, &full);
+    if (!err)
+        err = append_and_insert(db, p, end);
+    unlock_shards(db, p->mask);
+    retire_all(db, retired);
+    if (!full.shard)
+        return err;
+    err = wait_for_room(&full, nowait);
+    return err ? err : -EAGAIN;
 }
 
-/* The batch is in: what its shards have to do about a log that is too long. */
+static int commit_plan(struct lsm *db, const struct plan *p, unsigned flags, lsn_t *end)
+{
+    bool nowait = flags & LSM_NOWAIT, shrinks = flags & LSM_SHRINK;
+    int err = shrinks ? 0 : space_gate(db, p->batch->len);
+    if (err)
+        return err;
+    do {
+        err = try_plan(db, p, nowait, shrinks, end);
+        if (err == -ENOSPC && shrinks && (nowait || db_wait_for_space(db) == 0))
+            err = -EAGAIN;
+    } while (err == -EAGAIN && !nowait);
+    return err;
+}
+
+/*
+ * The batch is in: what its shards have to do about a log that is too long, and on a full disk about
+ * deletes, which free nothing before they are in a table.
+ */
 static void mind_log(struct lsm *db, uint64_t mask, bool nowait)
 {
-    if (!log_over_budget(db))
+    bool over_budget = log_over_budget(db);
+    if (!over_budget && !space_is_tight(db))
         return;
     for (unsigned i = 0; i < db->shard_count; i++)
         if (mask >> i & 1)
             shard_kick(&db->shards[i]);
-    if (!db_inline(db) || nowait)
+    if (!db_inline(db) || nowait || !over_budget)
         return;
     int err = lsm_flush(db);
     if (err) /* of no concern to this batch; the next one tries again */
@@ -383,11 +443,12 @@ int lsm_commit(struct lsm *db, const struct lsm_batch *batch, unsigned flags)
     if (err)
         return err;
     lsn_t end = 0;
-    err = commit_plan(db, &p, flags & LSM_NOWAIT, &end);
+    err = commit_plan(db, &p, flags, &end);
     uint64_t mask = p.mask;
     plan_free(&p);
     if (err)
         return for_caller(err);
+    space_appended(db, end);
 
     count_add(&db->batches, 1);
     count_add(&db->batch_bytes, batch->len);

@@ -20,6 +20,9 @@
  * them below the cut, and of one that goes on there the part up to it. Tables are cut inside of range deletes, too,
  * where they would overlap too much of the level after.
  *
+ * With `above` (a purge) what newer tables hide is dropped as well: a version with a put or a delete, also of
+ * a range, of the same key and stratum in any of them. Nobody sees it now, and nobody can later: snapshots to come are younger than both.
+ *
  * Each entry read is written, dropped or folded away, exactly one of these, and that is checked.
  * An input out of order or of a type that is not known ends the job: better no table than a wrong one.
  */
@@ -33,7 +36,9 @@
 #include <string.h>
 
 #define YIELD_BYTES (64u << 10)
-#define RANGE_ENTRY_BYTES 16u     /* of a range delete in its block, beside its keys */
+#define RANGE_ENTRY_BYTES 16u /* of a range delete in its block, beside its keys */
+#define HIDDEN_MAX 8u         /* strata of one key that are remembered: what more would hide is kept */
+#define ABOVE_STEPS_MAX 8u    /* entries of newer tables that are walked over; a seek costs about as much */
 #define GRANDPARENT_TABLES_MAX 10 /* what one output may make a later compaction drag in (LevelDB's number) */
 
 struct bytes {
@@ -73,6 +78,12 @@ struct run {
     uint64_t held_seq;
     size_t held_stratum;
     struct bytes operand, folding; /* folding: where the next fold goes, then they change places */
+
+    /* Strata of the key in which a newer table has a put or a delete of it, or of a range with it. */
+    size_t hidden[HIDDEN_MAX];
+    unsigned hidden_count;
+    bool above_begun;
+    size_t above_cover; /* index of the first fragment of above_ranges not yet passed */
 };
 
 /* ---- output ---- */
@@ -279,6 +290,8 @@ static int cut_if_due(struct run *r)
 static int emit(struct run *r, uint64_t seq, enum entry_type type, const void *value, size_t value_len)
 {
     int rc = 0;
+    if (r->job->dry)
+        return 0;
     if (!r->key_has_output)
         rc = cut_if_due(r);
     if (!rc && !r->builder)
@@ -354,6 +367,64 @@ static size_t stratum_of(const struct compact_job *job, uint64_t seq)
     return ranges_stratum(job->snapshots, job->snapshot_count, seq);
 }
 
+/* ---- newer tables ---- */
+
+static void hide(struct run *r, uint64_t seq)
+{
+    size_t stratum = stratum_of(r->job, seq);
+    if (r->hidden_count < HIDDEN_MAX)
+        r->hidden[r->hidden_count++] = stratum;
+}
+
+static void look_at_ranges_above(struct run *r)
+{
+    const struct ranges *a = r->job->above_ranges;
+    const struct range_fragment *f;
+    while ((f = r->above_cover < a->count ? &a->fragments[r->above_cover] : NULL) &&
+           key_compare(f->end, f->end_len, r->key, r->key_len) <= 0)
+        r->above_cover++;
+    if (f && key_compare(f->start, f->start_len, r->key, r->key_len) <= 0)
+        for (size_t i = 0; i < f->count; i++)
+            hide(r, a->seqs[f->first + i]);
+}
+
+/* Finds out in which strata newer tables hide the key. */
+static int look_above(struct run *r)
+{
+    struct iter *it = r->job->above;
+    r->hidden_count = 0;
+    if (!it)
+        return 0;
+    look_at_ranges_above(r);
+    unsigned steps = r->above_begun ? 0 : ABOVE_STEPS_MAX;
+    r->above_begun = true;
+    while (steps < ABOVE_STEPS_MAX && it->valid &&
+           key_compare(it->key.key, it->key.len, r->key, r->key_len) < 0) {
+        iter_next(it);
+        steps++;
+    }
+    if (steps == ABOVE_STEPS_MAX)
+        iter_seek(it, r->key, r->key_len, SEQ_MAX);
+    for (; it->valid && key_compare(it->key.key, it->key.len, r->key, r->key_len) == 0; iter_next(it)) {
+        if (it->key.type == ENTRY_PUT || it->key.type == ENTRY_DELETE || it->key.type == ENTRY_BLOB)
+            hide(r, it->key.seq);
+    }
+    r->bad_input = it->status == -EIO || it->status == -ENOTSUP;
+    return it->status;
+}
+
+static bool is_hidden(const struct run *r, size_t stratum)
+{
+    if (r->hidden_count && mutant("purge forgets the snapshots"))
+        return true;
+    for (unsigned i = 0; i < r->hidden_count; i++)
+        if (r->hidden[i] == stratum)
+            return true;
+    return false;
+}
+
+/* ---- one version, one key, continued ---- */
+
 /* A version below a held operand of its own stratum. */
 static int fold_version(struct run *r, const struct iter *it)
 {
@@ -418,6 +489,11 @@ static int take_version(struct run *r, const struct iter *it)
     if (err)
         return err;
     size_t stratum = stratum_of(r->job, it->key.seq);
+    if (is_hidden(r, stratum)) {
+        r->dropped++;
+        r->result->dropped_bytes += it->key.len + it->value_len;
+        return 0;
+    }
     if (stratum == r->closed_stratum) {
         r->dropped++;
         return 0;
@@ -468,7 +544,7 @@ static int begin_key(struct run *r, const struct ikey *key)
     r->key_has_output = false;
     r->closed_stratum = SIZE_MAX;
     begin_cover(r);
-    return 0;
+    return look_above(r);
 }
 
 /* ---- the loop ---- */
@@ -531,9 +607,11 @@ static int run_all(struct run *r)
             return rc;
     }
     rc = it->status;
-    r->bad_input = rc == -EIO || rc == -ENOTSUP;
+    r->bad_input |= rc == -EIO || rc == -ENOTSUP;
     if (!rc && r->has_key)
         rc = end_key(r);
+    if (r->job->dry)
+        return rc;
     if (!rc)
         rc = pass_ranges(r, NULL, 0);
     if (!rc)

@@ -39,13 +39,21 @@ struct compact_job {
     /* Called every 64 KiB of input: lets a flush in between. An error aborts. May be NULL. */
     int (*yield)(void *arg);
     void *yield_arg;
+    /*
+     * NULL, or the entries of newer tables in order, and their range deletes, owned by the caller: what they hide
+     * from everybody is dropped, too. An operand hides nothing.
+     */
+    struct iter *above;
+    const struct ranges *above_ranges;
+    bool dry; /* writes nothing: dropped_bytes is the result */
 };
 
 struct compact_result {
     struct table_meta *tables; /* malloc'ed, each synced; compact_result_free releases */
     size_t count;
     uint64_t entries_in, entries_out, dropped, bytes_read, bytes_written;
-    bool bad_input; /* with an error: the input is damaged; trying again is in vain */
+    uint64_t dropped_bytes; /* keys and values of what `above` hides */
+    bool bad_input;         /* with an error: the input is damaged; trying again is in vain */
 };
 
 /*

@@ -9,8 +9,9 @@
  *     1. a shard's step lock (with LSM_INLINE only: held during one step of background work)
  *     2. manifest lock (inside vset; held during its I/O)
  *     3. shard locks, ascending by index (short; no I/O)
- *     4. snapshot lock, a shard's work lock, the log's append lock: leaves
- * Readers take none of them (lsm_snapshot_new takes 4).
+ *     4. the space lock (held during calls that look at the disk, and cut or allocate the reserve)
+ *     5. snapshot lock, a shard's work lock, the log's append lock: leaves
+ * Readers take none of them (lsm_snapshot_new takes 5).
  *
  * Visibility: entries with seq < frontier. A reader first takes its view, then samples the
  * frontier: compaction may have dropped versions between the other way round.
@@ -23,6 +24,7 @@
 #include "env.h"
 #include "logger.h"
 #include "memtable.h"
+#include "space.h"
 #include "version.h"
 #include "wal.h"
 
@@ -80,10 +82,14 @@ struct shard {
     /* the background thread's own */
     bool compaction_broken; /* atomic; a damaged input: compaction stops, reading and flushing go on */
     struct failure flush_failure, compact_failure;
+    uint64_t
+        compaction_too_large; /* atomic; bytes that the due compaction takes, there not being so much space */
+    uint64_t sealed_ns;       /* when a memtable was last sealed because the disk is full */
+    uint64_t look_ns;         /* when to look at the disk again; 0: no need */
 
     /* statistics, relaxed atomics */
     uint64_t flushes, compactions, trivial_moves, flush_bytes, compact_bytes_read, compact_bytes_written;
-    uint64_t entries_dropped, stalls, stall_ns;
+    uint64_t entries_dropped, purges, stalls, stall_ns;
 };
 
 /* In options.flags, never from outside: the caller holds the store's lock (repair). */
@@ -109,7 +115,8 @@ struct lsm {
     struct table_reader_stats reader_stats;
     struct table_writer_stats writer_stats;
     struct vset *vset;
-    struct wal *wal;      /* NULL in a read-only store */
+    struct wal *wal; /* NULL in a read-only store */
+    struct space space;
     lsn_t fixed_frontier; /* in a read-only store, and while replaying */
     bool read_only;       /* opened so */
     int failed;           /* atomic: the error that made it read-only */
@@ -217,6 +224,12 @@ uint64_t db_wal_new_number(void *arg);
 void db_wal_failed(void *arg, int error);
 
 /* ---- commit.c ---- */
+
+/*
+ * There is no space. 0: background work has come to something, it is worth another try. -ENOSPC: it can't do
+ * anything more. Waits; no locks held.
+ */
+int db_wait_for_space(struct lsm *db);
 
 /* Inserts the changes of a record whose room was checked; shards whose bit is not in `mask` are passed over. */
 void db_insert(struct lsm *db, const struct batch_change *changes, const uint8_t *shard_of, uint32_t count,

@@ -1,8 +1,8 @@
 /*
  * lsm.c - opening and closing a store.
  *
- * A store's directory holds LOCK, MANIFEST, NNNNNN.log (segments of the log) and NNNNNN.sst
- * (tables), all with mode 0600. A directory is taken for a store if it has a MANIFEST; a new one
+ * A store's directory holds LOCK, MANIFEST, NNNNNN.log (segments of the log), NNNNNN.sst (tables) and
+ * RESERVE (see space.h), all with mode 0600. A directory is taken for a store if it has a MANIFEST; a new one
  * is made only where there is nothing (or what an interrupted creation left behind).
  */
 #include "db.h"
@@ -137,7 +137,7 @@ static int note_file(void *arg, const char *name)
         c->manifest = true;
     else if (is_part(name))
         c->parts = true;
-    else if (strcmp(name, "LOCK") != 0 && strcmp(name, "MANIFEST.new") != 0)
+    else if (strcmp(name, "LOCK") != 0 && strcmp(name, "MANIFEST.new") != 0 && strcmp(name, "RESERVE") != 0)
         c->other = true;
     return 0;
 }
@@ -233,6 +233,8 @@ static int open_vset(struct lsm *db, bool create)
         .level_ratio = db->options.level_ratio,
         .table_bytes = db->options.table_bytes,
         .write_buffer_bytes = db->options.write_buffer_bytes ? db->options.write_buffer_bytes : 16 * MIB,
+        .no_space = space_for_manifest,
+        .no_space_arg = db,
     };
     if (create) {
         struct store_identity id = {
@@ -292,12 +294,25 @@ static void release(struct lsm *db)
     }
     if (db->cache)
         cache_free(db->cache);
+    space_close(db);
     env_unlock(db->env, db->lock);
     snapshot_let_go(db);
     pthread_mutex_destroy(&db->named_lock);
+    pthread_mutex_destroy(&db->space.lock);
     pthread_mutex_destroy(&db->snapshot_lock);
     free(db->path);
     free(db);
+}
+
+/* With threads the log sees to it by itself. On a full disk the first writer does (commit.c). */
+static int make_spare_segment(struct lsm *db)
+{
+    space_opened(db);
+    if (!db_inline(db))
+        return 0;
+    int err = wal_make_spare(db->wal);
+    space_look(db);
+    return err == -ENOSPC ? 0 : err;
 }
 
 int lsm_open(const char *path, const struct lsm_options *options, struct lsm **out)
@@ -309,6 +324,8 @@ int lsm_open(const char *path, const struct lsm_options *options, struct lsm **o
         db->options = *options;
     pthread_mutex_init(&db->snapshot_lock, NULL);
     pthread_mutex_init(&db->named_lock, NULL);
+    pthread_mutex_init(&db->space.lock, NULL);
+    db->space.headroom = INT64_MAX;
     db->snapshots.next = db->snapshots.prev = &db->snapshots;
     db->log = (struct logger){.fn = db->options.log, .arg = db->options.log_arg};
     db->read_only = db->options.flags & LSM_RDONLY;
@@ -326,10 +343,14 @@ int lsm_open(const char *path, const struct lsm_options *options, struct lsm **o
         fit_options(db, vset_identity(db->vset));
         err = init_shards(db);
     }
+    if (!err && !db->read_only)
+        space_open(db);
     if (!err)
         err = snapshot_hold_named(db);
     if (!err)
         err = db_recover(db);
+    if (!err && db->wal)
+        err = make_spare_segment(db);
     if (!err)
         err = background_start(db);
     if (err) {
@@ -370,4 +391,9 @@ int lsm_close(struct lsm *db)
         err = __atomic_load_n(&db->failed, __ATOMIC_RELAXED);
     release(db);
     return err;
+}
+
+int lsm_space(struct lsm *db, uint64_t *free_bytes, uint64_t *total_bytes)
+{
+    return space_usable(db, free_bytes, total_bytes);
 }

@@ -20,6 +20,8 @@
 
 #define HEIGHT_MAX 12 /* with branching 4: good for 4^12 = 16 million entries */
 #define BRANCHING 4
+#define TABLE_ENTRY_BYTES \
+    24u /* of an entry in a table besides key and value: seq and type, lengths, filter, index */
 
 struct node {
     uint64_t trailer;
@@ -36,9 +38,10 @@ struct memtable {
     unsigned state; /* atomic, enum memtable_state */
     struct arena arena;
     struct range_index ranges;
-    size_t range_bytes; /* of the bounds in it; writer only */
-    uint64_t count;     /* atomic: statistics read it */
-    unsigned height;    /* atomic: levels in use */
+    size_t range_bytes;   /* of the bounds in it; writer only */
+    uint64_t count;       /* atomic: statistics read it */
+    unsigned height;      /* atomic: levels in use */
+    uint64_t table_bytes; /* atomic */
     uint64_t random;
     lsn_t first_lsn, end_lsn; /* atomic */
     lsm_merge_fn merge;
@@ -122,6 +125,11 @@ size_t memtable_entry_bytes(size_t key_len, size_t value_len)
 size_t memtable_used_bytes(const struct memtable *m) { return arena_used(&m->arena); }
 
 size_t memtable_free_bytes(const struct memtable *m) { return arena_left(&m->arena); }
+
+uint64_t memtable_table_bytes(const struct memtable *m)
+{
+    return __atomic_load_n(&m->table_bytes, __ATOMIC_RELAXED);
+}
 
 uint64_t memtable_count(const struct memtable *m) { return __atomic_load_n(&m->count, __ATOMIC_RELAXED); }
 
@@ -282,6 +290,8 @@ void memtable_insert(struct memtable *m, uint64_t seq, enum entry_type type, con
     fill_value(m, n, type, below, value, value_len);
     arena_take(&m->arena, node_bytes(height, key_len, n->value_len + n->folded_len));
     __atomic_store_n(&m->count, m->count + 1, __ATOMIC_RELAXED);
+    __atomic_store_n(&m->table_bytes, m->table_bytes + key_len + n->value_len + TABLE_ENTRY_BYTES,
+                     __ATOMIC_RELAXED);
     if (height > m->height)
         __atomic_store_n(&m->height, height, __ATOMIC_RELAXED);
 
@@ -298,6 +308,8 @@ void memtable_delete_range(struct memtable *m, uint64_t seq, const void *start, 
     assert(seq <= SEQ_MAX && seq >= m->first_lsn && seq < m->end_lsn);
     struct range_delete d = {start, end, (uint32_t)start_len, (uint32_t)end_len, seq};
     m->range_bytes += start_len + end_len;
+    __atomic_store_n(&m->table_bytes, m->table_bytes + 2 * (start_len + end_len + TABLE_ENTRY_BYTES),
+                     __ATOMIC_RELAXED); /* it may be cut in pieces */
     range_index_add(&m->ranges, &d);
 }
 

@@ -291,6 +291,7 @@ static int open_log(struct lsm *db, const struct wal_recovered *end, lsn_t log_s
             .use = db_wal_use,
             .new_number = db_wal_new_number,
             .failed = db_wal_failed,
+            .no_space = space_for_segment,
         };
         db->has_pending_end = end->number != 0 && !mutant("end of the log not recorded");
         db->pending_end_number = end->number;

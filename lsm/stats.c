@@ -17,6 +17,7 @@ static void shard_stats(struct shard *s, struct lsm_shard_stats *out)
     out->flushes = count_get(&s->flushes);
     out->compactions = count_get(&s->compactions);
     out->trivial_moves = count_get(&s->trivial_moves);
+    out->purges = count_get(&s->purges);
     out->flush_bytes = count_get(&s->flush_bytes);
     out->compact_bytes_read = count_get(&s->compact_bytes_read);
     out->compact_bytes_written = count_get(&s->compact_bytes_written);
@@ -75,5 +76,6 @@ void lsm_stats_get(struct lsm *db, struct lsm_stats *out)
     for (unsigned i = 0; i < db->shard_count; i++)
         for (unsigned level = 0; level < LSM_LEVELS; level++)
             files += out->shard[i].bytes[level];
-    out->disk_bytes = files;
+    space_stats(db, out);
+    out->disk_bytes = files + out->reserve_bytes;
 }

@@ -31,7 +31,9 @@ struct table_file {
     struct table *table; /* open while the file lives */
     unsigned refs;       /* atomic */
     unsigned shard;
-    bool compacting;              /* an input of the running compaction; the shard's own thread only */
+    bool compacting; /* an input of the running compaction; the shard's own thread only */
+    /* What newer tables hide of it: compaction_purge.c; the shard's own thread only. */
+    uint64_t looked_seq, looked_snapshot, hidden_bytes, kept_bytes;
     struct table_file *dead_next; /* link of the vset's list of files that no version names any more */
 };
 
@@ -90,6 +92,12 @@ struct vset_options {
     unsigned level_ratio;
     size_t table_bytes;
     size_t write_buffer_bytes;
+    /*
+     * No space for so many bytes of the manifest: true if some was made and it is worth another try. NULL: never.
+     * Called under the manifest lock.
+     */
+    bool (*no_space)(void *arg, uint64_t bytes);
+    void *no_space_arg;
 };
 
 /*
@@ -199,6 +207,10 @@ struct compaction {
     size_t count[2];
     bool trivial; /* one file, nothing overlapped: move it */
     bool bottom;  /* nothing below `to` overlaps: tombstones may go */
+    bool purge; /* one table, rewritten in its place without what newer tables hide: see compaction_purge.c */
+    struct level above[LSM_LEVELS]; /* of a purge: these newer tables; files are the version's */
+    uint64_t above_seq;             /* the highest of their seqs */
+    bool looked_at;                 /* what they hide is known, and worth it */
     uint64_t max_output_bytes;
     const char *reason; /* for logs: "l0", "size", "tombstones", "manual" */
 };
@@ -217,6 +229,19 @@ bool compaction_pick(struct vset *vs, struct version *v, uint64_t oldest_snapsho
  */
 bool compaction_pick_all(struct vset *vs, struct version *v, uint64_t oldest_snapshot, uint64_t until,
                          struct compaction *out);
+/*
+ * The table of v of which newer ones hide most, of those that were looked at and of which no more than max_bytes would be
+ * left, if that is worth it; with `desperate` anything is. Else the one of which they may hide most, to be
+ * looked at. False: there is none. Released like the others.
+ */
+bool compaction_pick_purge(struct version *v, uint64_t oldest_snapshot, bool desperate, uint64_t max_bytes,
+                           struct compaction *out);
+/* All entries of the newer tables, in order, and their range deletes. c must outlive the iterator. */
+int compaction_above(const struct compaction *c, const uint64_t *snapshots, size_t snapshot_count,
+                     struct iter **out, struct ranges *ranges);
+/* The table was read: of so many bytes of keys and values the newer ones hide so many, with this oldest snapshot. */
+void compaction_looked(const struct compaction *c, uint64_t oldest_snapshot, uint64_t read_bytes,
+                       uint64_t hidden_bytes);
 void compaction_release(struct compaction *c); /* unmarks, unrefs */
 
 /* Score of the most urgent level, 1.0 = at target; and L0's count: for back-pressure. */

@@ -23,7 +23,8 @@
 
 #define ROLLOVER_BYTES_MIN (UINT64_C(1) << 20)
 #define ROLLOVER_GROWTH 4
-#define SNAPSHOT_FILES_MAX 256 /* tables in one record of a snapshot */
+#define EDIT_SPACE_BYTES (64u << 10) /* more than any edit of a flush or compaction takes on a full disk */
+#define SNAPSHOT_FILES_MAX 256       /* tables in one record of a snapshot */
 
 int vset_new(const struct vset_options *o, struct vset **out)
 {
@@ -39,6 +40,8 @@ int vset_new(const struct vset_options *o, struct vset **out)
     vs->level_ratio = o->level_ratio ? o->level_ratio : 10;
     vs->table_bytes = o->table_bytes ? o->table_bytes : UINT64_C(8) << 20;
     vs->write_buffer_bytes = o->write_buffer_bytes ? o->write_buffer_bytes : UINT64_C(16) << 20;
+    vs->no_space = o->no_space;
+    vs->no_space_arg = o->no_space_arg;
     vs->next_number = 1;
     if (!vs->dir) {
         free(vs);
@@ -255,6 +258,11 @@ static int fail(struct vset *vs, int error, const char *what)
     return error;
 }
 
+static bool made_space(struct vset *vs, uint64_t bytes)
+{
+    return vs->no_space && vs->no_space(vs->no_space_arg, bytes);
+}
+
 static void roll_over_if_large(struct vset *vs)
 {
     uint64_t bytes = manifest_bytes(vs->manifest);
@@ -262,6 +270,8 @@ static void roll_over_if_large(struct vset *vs)
         return;
     bool renamed;
     int rc = vset_rollover(vs, &renamed);
+    if (rc == -ENOSPC && !renamed && made_space(vs, bytes)) /* more than it will be */
+        rc = vset_rollover(vs, &renamed);
     if (!rc) {
         vs->rollovers++;
     } else if (renamed) {
@@ -371,6 +381,8 @@ static int next_version(struct vset *vs, unsigned shard, const struct edit *e, s
 static int write_edit(struct vset *vs, const struct edit *e)
 {
     int rc = append_edit(vs, vs->manifest, e);
+    if (rc == -ENOSPC && made_space(vs, EDIT_SPACE_BYTES))
+        rc = append_edit(vs, vs->manifest, e);
     if (!mutant("a full disk ends the store") && (rc == -ENOSPC || rc == -ENOMEM || rc == -E2BIG))
         return rc; /* the file is as it was */
     if (rc)

@@ -25,6 +25,8 @@ struct vset {
     struct logger log;
     unsigned level_ratio;
     uint64_t table_bytes, write_buffer_bytes;
+    bool (*no_space)(void *arg, uint64_t bytes);
+    void *no_space_arg;
     struct store_identity identity;
 
     pthread_mutex_t lock; /* the manifest lock: guards everything below that is not said to be atomic */

@@ -64,6 +64,8 @@ struct wal_options {
     int (*use)(void *arg, const struct wal_use *use);
     uint64_t (*new_number)(void *arg);    /* a file number never used before */
     void (*failed)(void *arg, int error); /* once, when the log fails: the store turns read-only */
+    /* No space for a new segment: true if some was made and it is worth another try. NULL: never. */
+    bool (*no_space)(void *arg, uint64_t bytes);
 };
 
 /*
@@ -93,6 +95,12 @@ uint64_t wal_record_bytes(size_t payload_bytes);
 
 /* Makes sure that a record of this payload can be reserved; waits for a segment if need be unless nowait (-EAGAIN). */
 int wal_prepare(struct wal *wal, size_t payload_bytes, bool nowait);
+/*
+ * A segment file besides the one that takes the appends: what the next open needs for going on after a crash, and
+ * writers on a full disk. wal_make_spare sees to it that there is one. Waits; no locks held.
+ */
+bool wal_has_spare(const struct wal *wal);
+int wal_make_spare(struct wal *wal);
 int wal_reserve(struct wal *wal, size_t payload_bytes, struct wal_ticket *out);
 /* Writes header, payload (iov, together payload_bytes) and checksum to the reserved place. */
 int wal_copy(struct wal *wal, struct wal_ticket *ticket, const struct iovec *iov, int n);

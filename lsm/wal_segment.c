@@ -127,6 +127,9 @@ static int create_segment(struct wal *wal, struct segment **out)
     char *path = s ? path_new(wal, s->use.number) : NULL;
     int rc = path ? create_file(wal, s, path) : -ENOMEM;
 
+    if (rc == -ENOSPC && wal->options.no_space &&
+        wal->options.no_space(wal->options.arg, wal->options.segment_bytes))
+        rc = create_file(wal, s, path);
     free(path);
     if (rc) {
         if (s)
@@ -283,6 +286,41 @@ int segment_prepare(struct wal *wal)
     if (rc)
         logger_write(&wal->options.log, LSM_LOG_WARNING, "cannot prepare a log segment in %s: %s", wal->dir,
                      strerror(-rc));
+    return rc;
+}
+
+static bool has_spare(const struct wal *wal) { return wal->next || wal->pool || wal->retired; }
+
+bool wal_has_spare(const struct wal *wal)
+{
+    pthread_mutex_t *lock = (pthread_mutex_t *)&wal->lock; /* the caller's view is const, the mutex is not */
+
+    pthread_mutex_lock(lock);
+    bool any = has_spare(wal);
+    pthread_mutex_unlock(lock);
+    return any;
+}
+
+int wal_make_spare(struct wal *wal)
+{
+    struct segment *s = NULL;
+
+    pthread_mutex_lock(&wal->lock);
+    while (wal->preparing && !wal->failed)
+        pthread_cond_wait(&wal->prepared, &wal->lock);
+    bool any = has_spare(wal);
+    int rc = wal->failed;
+    wal->preparing = !any && !rc;
+    pthread_mutex_unlock(&wal->lock);
+    if (any || rc)
+        return rc;
+    rc = create_segment(wal, &s);
+    pthread_mutex_lock(&wal->lock);
+    if (!rc)
+        push(&wal->pool, s);
+    wal->preparing = false;
+    pthread_cond_broadcast(&wal->prepared);
+    pthread_mutex_unlock(&wal->lock);
     return rc;
 }
 

@@ -12,6 +12,7 @@
  */
 #include "prove.h"
 
+#include <errno.h>
 #include <stdlib.h>
 
 #define FILL_BYTES (16u << 10) /* of one write into a new segment: wal_segment.c */
@@ -57,10 +58,15 @@ static void go_on(struct run *r, uint64_t seed, unsigned depth)
     crash_begin(&c, r, depth ? 60 : 25, seed, depth + 1);
     for (unsigned i = 0; i < steps && !proof_failed; i++) {
         size_t mark = proof_enter("; went on, step %u", i);
-        run_step(r);
+        r->db ? run_step(r) : (void)run_open(r); /* on a full disk closing it may have been all that worked */
         proof_leave(mark);
     }
     env_sim_hook(r->env, NULL, NULL);
+    if (!r->db) {
+        if (r->deletes_work && r->last_error == -ENOSPC && !proof_failed)
+            proof_fail("a full disk keeps the store from being opened");
+        return;
+    }
     if (!proof_failed)
         run_check(r);
     if (!proof_failed && seed % 3 == 0) {
@@ -100,6 +106,7 @@ static void recover(const struct run *from, struct env *image, size_t low, size_
 
     totals.recoveries++;
     bool right = run_open(r) == 0 && run_settle(r, low, high);
+    r->errors_allowed = r->deletes_work = from->deletes_work; /* the disk is still full */
     if (right) {
         at = (size_t)(r->base - from->base);
         if (seed / 4 % 4 == 0)

@@ -86,7 +86,7 @@ struct run *base_branch(const struct base *b, uint64_t seed)
 }
 
 /* The process starts again; nothing was lost but what a commit that failed may have left. */
-static void open_again(struct run *r)
+void run_open_again(struct run *r)
 {
     size_t high = r->count + (r->in_doubt || r->in_flight);
 
@@ -103,7 +103,7 @@ void disturbed_steps(struct run *r, unsigned steps, int expected)
         if (r->db)
             run_step(r);
         else
-            open_again(r);
+            run_open_again(r);
         if (expected && r->last_error && r->last_error != expected)
             proof_fail("%s: %s, which was not the matter", r->op, strerror(-r->last_error));
         if (r->last_error == -EUCLEAN && !r->table_unreadable)
@@ -135,7 +135,7 @@ void check_aftermath(struct run *r, bool may_end, bool may_be_broken, uint64_t s
     if (!proof_failed)
         crash_now(r, (unsigned)(seed % CRASH_WAYS), seed / CRASH_WAYS);
     if (!proof_failed && !r->db)
-        open_again(r);
+        run_open_again(r);
     if (!proof_failed)
         run_check(r);
     bool ended = !proof_failed && run_is_read_only(r);
@@ -149,7 +149,7 @@ void check_aftermath(struct run *r, bool may_end, bool may_be_broken, uint64_t s
         r->errors_allowed = false;
         run_check(r);
         run_abandon(r);
-        open_again(r);
+        run_open_again(r);
     }
     if (!proof_failed)
         check_works(r, may_be_broken && !ended);

@@ -541,6 +541,30 @@ static void after_failed_commit(struct run *r, bool sync)
     look_if_applied(r);
 }
 
+/* Keys that exist, all or some, and the number of the batch in the shard of one of them. False: there are none. */
+static bool fill_deletes(struct run *r, struct lsm_batch *b, struct model *next, bool all)
+{
+    unsigned shards = r->profile->options.shards, first = (unsigned)below(r, MODEL_KEYS), home = shards;
+    unsigned left = all ? MODEL_KEYS : (unsigned)(1 + below(r, 4));
+    uint8_t key[KEY_BYTES], value[8];
+
+    for (unsigned k = 0; k < MODEL_KEYS && left > 0; k++) {
+        unsigned i = (first + k) % MODEL_KEYS;
+        if (!next->value[i].exists)
+            continue;
+        lsm_batch_delete(b, key, key_of(r->profile, i, key));
+        next->value[i].exists = false;
+        home = i % shards;
+        left--;
+    }
+    if (home == shards)
+        return false;
+    put_le64(value, r->base + r->count + 1);
+    lsm_batch_put(b, key, key_of(r->profile, MODEL_KEYS + home, key), value, sizeof value);
+    next->value[MODEL_KEYS + home] = (struct model_value){true, sizeof value, r->base + r->count + 1};
+    return true;
+}
+
 static int refused_batch(struct run *r)
 {
     int err = lsm_put(r->db, "k", 1, "", 0, 0);
@@ -548,6 +572,32 @@ static int refused_batch(struct run *r)
     if (!err)
         proof_fail("a store takes a batch after one has ended it");
     return failed_with(r, err);
+}
+
+/* Commits b, which leads to states[count + 1]. */
+static int commit(struct run *r, const struct lsm_batch *b, unsigned flags)
+{
+    unsigned nowait = one_in(r, 10) ? LSM_NOWAIT : 0;
+    bool sync = flags & LSM_SYNC;
+    int err;
+
+    r->in_flight = true;
+    do
+        err = lsm_commit(r->db, b, nowait | flags);
+    while (err == -EAGAIN && nowait && !(nowait = 0));
+    r->in_flight = err == 0;
+    if (err) {
+        after_failed_commit(r, sync);
+        return err;
+    }
+    r->in_flight = false;
+    r->count++;
+    totals.changes++;
+    if (sync && r->sync_lost)
+        proof_fail("a commit with sync succeeds after a sync has failed");
+    if (sync)
+        run_synced(r);
+    return 0;
 }
 
 int run_batch(struct run *r, bool sync)
@@ -563,24 +613,28 @@ int run_batch(struct run *r, bool sync)
     struct model *next = state_at(r, r->count + 1);
     *next = r->states[r->count];
     fill_batch(r, b, next);
-    unsigned nowait = one_in(r, 10) ? LSM_NOWAIT : 0;
-    r->in_flight = true;
-    do
-        err = lsm_commit(r->db, b, nowait | (sync ? LSM_SYNC : 0));
-    while (err == -EAGAIN && nowait && !(nowait = 0));
-    r->in_flight = err == 0;
-    if (err) {
-        after_failed_commit(r, sync);
-    } else {
-        r->in_flight = false;
-        r->count++;
-        totals.changes++;
-        if (sync && r->sync_lost)
-            proof_fail("a commit with sync succeeds after a sync has failed");
-        if (sync)
-            run_synced(r);
-    }
+    err = commit(r, b, sync ? LSM_SYNC : 0);
     lsm_batch_free(b);
+    return failed_with(r, err);
+}
+
+int run_delete(struct run *r, bool all)
+{
+    struct lsm_batch *b;
+
+    r->op = "delete";
+    if (r->in_doubt)
+        return refused_batch(r);
+    int err = lsm_batch_new(&b);
+    if (err)
+        return failed_with(r, err);
+    struct model *next = state_at(r, r->count + 1);
+    *next = r->states[r->count];
+    if (fill_deletes(r, b, next, all))
+        err = commit(r, b, LSM_SHRINK);
+    lsm_batch_free(b);
+    if (err == -ENOSPC && r->deletes_work)
+        proof_fail("deletes find no space");
     return failed_with(r, err);
 }
 
@@ -598,6 +652,7 @@ int run_sync(struct run *r)
 }
 
 static int op_batch(struct run *r) { return run_batch(r, false); }
+static int op_delete(struct run *r) { return run_delete(r, one_in(r, 20)); }
 static int op_synced_batch(struct run *r) { return run_batch(r, true); }
 
 int run_flush(struct run *r)
@@ -710,6 +765,20 @@ static int op_drop_name(struct run *r)
     return failed_with(r, err);
 }
 
+int run_drop_names(struct run *r)
+{
+    char name[16];
+
+    r->op = "drop all names";
+    for (unsigned i = 0; i < RUN_NAMES; i++) {
+        int err = lsm_snapshot_drop(r->db, name_of(i, name));
+        if (err && err != -ENOENT)
+            return failed_with(r, err);
+        r->own->named[i] = NAME_ABSENT;
+    }
+    return 0;
+}
+
 static void check_copy(struct run *r, struct env *env, const char *path)
 {
     struct lsm_options options = r->profile->options;
@@ -811,6 +880,7 @@ static const struct operation {
     {"checkpoint", 1, op_checkpoint, true},
     {"check", 2, op_check, false},
     {"reopen", 1, op_reopen, true},
+    {"delete", 6, op_delete, false},
 };
 
 void run_step(struct run *r)

@@ -55,6 +55,7 @@ struct run {
     bool perhaps_applied; /* in doubt, and may be seen already: reading it failed so far */
     bool sync_lost;       /* a sync failed: no later one may succeed while count > 0 */
     bool errors_allowed;  /* faults are being injected: an operation may fail */
+    bool deletes_work;    /* ... but deletes may not for want of space */
 
     bool table_unreadable; /* a fault has hit the reading of a table, which is damage for all one can know */
 
@@ -67,7 +68,7 @@ extern const char proof_program[]; /* its name, for replays */
 /* Totals, printed at the end. */
 struct totals {
     uint64_t histories, operations, changes, kills, power_cuts, recoveries, faults, full_disks, no_memory,
-        damages, full_unopened, full_undeleted, checks, failures;
+        damages, full_unopened, full_undeleted, full_unreserved, full_small, checks, failures;
 };
 extern struct totals totals;
 
@@ -114,6 +115,9 @@ int run_close(struct run *r); /* everything is synced if it returns 0 */
 void run_step(struct run *r);
 /* A batch, with LSM_SYNC if `sync`. */
 int run_batch(struct run *r, bool sync);
+/* Of the engine only: deletes keys that exist, some or all, with LSM_SHRINK. */
+int run_delete(struct run *r, bool all);
+int run_drop_names(struct run *r); /* likewise: all named snapshots */
 int run_sync(struct run *r);
 int run_flush(struct run *r);
 int run_compact(struct run *r);

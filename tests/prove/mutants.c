@@ -59,6 +59,11 @@ static const struct defect {
     {"log start too high", "short"},
     {"deletes dropped too early", "long"},
     {"a full disk ends the store", "full"},
+    {"gate ignored", "full"},
+    {"reserve never given back", "full"},
+    {"reserve not retaken", "full"},
+    {"purge forgets the snapshots", "full"},
+    {"last segment used", "full"},
 };
 
 #define DEFECTS (sizeof defects / sizeof defects[0])

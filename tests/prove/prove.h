@@ -24,6 +24,7 @@ void prove_short(uint64_t seed);
 void prove_long(uint64_t seed);
 void prove_fault(uint64_t seed);
 void prove_full(uint64_t seed);
+void prove_full_disk(uint64_t seed); /* with a reserve: promise 7 */
 void prove_memory(uint64_t seed);
 void prove_damage(uint64_t seed);
 void prove_model(uint64_t seed);
@@ -59,6 +60,8 @@ void base_free(struct base *b);
 struct run *base_branch(const struct base *b, uint64_t seed);
 /* `steps` operations, opening the store whenever it is not open. `expected` < 0: the only error that may be seen. */
 void disturbed_steps(struct run *r, unsigned steps, int expected);
+/* The process starts again; nothing was lost but what a commit that failed may have left. */
+void run_open_again(struct run *r);
 /* All is well again: everything must be, too. may_end: the store may have turned read-only. */
 void check_aftermath(struct run *r, bool may_end, bool may_be_broken, uint64_t seed);
 

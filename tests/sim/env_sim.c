@@ -641,6 +641,8 @@ void env_sim_power_cut(struct env *e, enum sim_loss loss)
     s->used = 0;
     for (uint32_t k = 1; k < s->file_count; k++)
         s->used += s->files[k].inode ? s->files[k].inode->blocks : 0;
+    if (s->used > s->capacity) /* names that come back may take more than there was: no disk does that */
+        s->capacity = s->used;
 }
 
 void env_sim_begin(struct env *e, const struct sim_call *call)

@@ -697,7 +697,7 @@ static void end_count(const char *what)
 static uint64_t meaningful(const struct image_file *f, uint64_t *from)
 {
     *from = 0;
-    if (!strcmp(f->name, "LOCK"))
+    if (!strcmp(f->name, "LOCK") || !strcmp(f->name, "RESERVE"))
         return 0;
     if (!has_suffix(f->name, ".log"))
         return f->size;

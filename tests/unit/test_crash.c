@@ -267,7 +267,7 @@ static void test_manifest_kept_on_a_full_disk(void **unused)
     assert_non_null(c.copy);
     env_sim_capacity(c.copy, env_sim_used(c.copy));
     db = open_store(c.copy, 0, 0);
-    put(db, "a", 11, LSM_SYNC);
+    put(db, "a", 11, LSM_SYNC | LSM_SHRINK); /* a shorter value */
     env = env_sim_clone(c.copy, 4);
     assert_int_equal(lsm_close(db), 0);
     env_sim_free(c.copy);
@@ -317,7 +317,7 @@ static void test_segment_made_by_a_killed_process(void **unused)
 
     (void)unused;
     struct lsm *db = open_store(env, LSM_CREATE, 0);
-    put(db, "a", 11, LSM_SYNC);
+    put(db, "a", 11, LSM_SYNC | LSM_SHRINK); /* a shorter value */
     assert_int_equal(lsm_close(db), 0);
     struct capture c = {.env = env};
     env_sim_hook(env, capture_segment, &c);

@@ -181,6 +181,10 @@ static int ruled_lock(struct env *e, const char *path, bool exclusive, struct en
     return env_lock(rules_of(e)->inner, path, exclusive, out);
 }
 static void ruled_unlock(struct env *e, struct env_lock *lock) { env_unlock(rules_of(e)->inner, lock); }
+static int ruled_space(struct env *e, const char *path, uint64_t *free_bytes, uint64_t *total_bytes)
+{
+    return env_space(rules_of(e)->inner, path, free_bytes, total_bytes);
+}
 static uint64_t ruled_mono_ns(struct env *e) { return env_mono_ns(rules_of(e)->inner); }
 static uint64_t ruled_wall_ns(struct env *e) { return env_wall_ns(rules_of(e)->inner); }
 static int ruled_random(struct env *e, void *buf, size_t len)
@@ -209,6 +213,7 @@ static void rules_init(struct rules *r)
         .sync_dir = ruled_sync_dir,
         .lock = ruled_lock,
         .unlock = ruled_unlock,
+        .space = ruled_space,
         .mono_ns = ruled_mono_ns,
         .wall_ns = ruled_wall_ns,
         .random = ruled_random,

@@ -9,7 +9,7 @@
  *               -ENOENT   the key does not exist (lsm_get), the store does not exist (lsm_open)
  *               -EIO      a checksum did not match or the medium failed; the log names the place
  *               -EROFS    the store is open read-only, or has turned read-only after a failed sync
- *               -ENOSPC   the disk is full; what was there before is untouched
+ *               -ENOSPC   the disk is full; what was there before is untouched. See "A full disk" below
  *               -E2BIG    a batch is larger than a quarter of a log segment, or a key over its limit
  *               -EAGAIN   only with LSM_NOWAIT: the call would have had to wait; nothing was changed
  *               -EUCLEAN  the store is damaged below what had been promised durable
@@ -119,6 +119,8 @@ enum lsm_flags {
         1u << 0, /* return -EAGAIN, having changed nothing, instead of blocking (as LSM_SYNC always would) */
     LSM_SYNC = 1u << 1,   /* lsm_commit: return only when the batch is on the medium */
     LSM_NOFILL = 1u << 2, /* reads: do not put blocks into the cache (one-off scans) */
+    LSM_SHRINK =
+        1u << 3, /* lsm_commit: the batch frees space (deletes, shorter values): it may use the reserve */
 };
 
 /* A value that stays valid and unchanged until lsm_value_release. Zero-initialised is empty. */
@@ -171,6 +173,18 @@ size_t lsm_batch_bytes_max(const struct lsm *db);
  * The batch is unchanged and may be committed again or cleared.
  */
 int lsm_commit(struct lsm *db, const struct lsm_batch *batch, unsigned flags);
+
+/*
+ * A full disk. The store keeps a reserve (a file, RESERVE). While less than that and what the store still has
+ * to write is free, a batch gets -ENOSPC at once, with everything as it was, unless it has LSM_SHRINK, which says that it
+ * frees space: such batches use the reserve, and wait for the background work that makes room for them. They get
+ * -ENOSPC only when that can't do anything more: when the reserve is used up (another program took its place) and
+ * there is nothing to free, as for deletes of keys that do not exist or that a snapshot keeps. What was
+ * deleted comes back by itself; lsm_compact makes it come at once. Once there is space everything works again.
+ */
+
+/* Free space less what is set aside, and the size of the disk. What grows the store gets -ENOSPC at about 0. */
+int lsm_space(struct lsm *db, uint64_t *free_bytes, uint64_t *total_bytes);
 
 /* Convenience: a batch of one. */
 int lsm_put(struct lsm *db, const void *key, size_t key_len, const void *value, size_t value_len,
@@ -275,7 +289,7 @@ int lsm_work(struct lsm *db);
 struct lsm_shard_stats {
     uint64_t memtable_bytes, sealed_memtables;
     uint64_t files[LSM_LEVELS], bytes[LSM_LEVELS], target_bytes[LSM_LEVELS];
-    uint64_t flushes, compactions, trivial_moves;
+    uint64_t flushes, compactions, trivial_moves, purges; /* purges: on a full disk, of single tables */
     uint64_t flush_bytes, compact_bytes_read, compact_bytes_written;
     uint64_t entries_dropped; /* overwritten or deleted entries that compaction removed */
     uint64_t stall_ns, stalls;
@@ -297,6 +311,12 @@ struct lsm_stats {
     uint64_t replayed_bytes, replayed_batches, replay_ns; /* at this open */
     bool read_only;
     int failed; /* negative errno that made it read-only, or 0 */
+
+    bool
+        space_tight; /* the disk is full: what grows the store gets -ENOSPC while free + reserve < target + debt */
+    uint64_t space_free_bytes, space_debt_bytes, reserve_bytes, reserve_target_bytes;
+    uint64_t reserve_given_bytes, reserve_taken_bytes; /* since open */
+    uint64_t space_refused;                            /* batches */
     struct lsm_shard_stats shard[64];
 };
 

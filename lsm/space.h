@@ -1,0 +1,103 @@
+/*
+ * space.h - room on the disk: the reserve, the gate, and who has claimed what.
+ *
+ * A store that fills its disk must still be able to delete. For that it sets space aside: RESERVE, a file in
+ * the store's directory that is allocated and holds nothing. While the disk has less free space than the reserve
+ * lacks and the store owes ("debt"), the gate is closed: what grows the store gets -ENOSPC. Batches that free space
+ * (LSM_SHRINK) pass, and the flushes and compactions that they bring about take what they need from the
+ * reserve: the file is cut by that much. As soon as the disk has the space again, the file is made whole.
+ *
+ *     headroom = free + held - target - debt - SPACE_SLACK_BYTES            the gate is open while it is > 0
+ *     target     what RESERVE is to have: a segment of the log, the manifest, a flush of every memtable, the largest
+ *                step of a purge (compaction_purge.c); the last two no more than the store has data, and
+ *                together at most a quarter of the disk
+ *     held       what it has
+ *     debt       what is in memtables; claims of compactions at work; a segment of the log if none is spare;
+ *                and a compaction that does not fit, once it holds up writers
+ *
+ * The estimate. Free space is asked of the system after every flush and compaction, once every
+ * SPACE_LOOK_BYTES of log, and when a batch is refused (at most once in SPACE_LOOK_NS), never for each batch.
+ * So it is wrong by no more than SPACE_LOOK_BYTES of log with what that takes in tables, which the slack covers, the batches
+ * of other writers that are in between, and what other programs did to the disk since. What they took is what
+ * the reserve makes good: as long as it is whole, it does not matter where the free space went.
+ *
+ * What it can't do. Between cutting RESERVE and writing what the space was wanted for, another program may
+ * take it. Then that write fails and is tried again; the reserve is smaller until the disk has space. Nothing is lost
+ * by that, but deletes may get -ENOSPC, too, until something else goes. On tmpfs and xfs the space is free at once; ext4
+ * frees it with the next commit of its journal, for which it waits by itself before it says ENOSPC; on copy-on-write
+ * filesystems (btrfs, zfs), and with snapshots of the disk below, cutting a file may free nothing for
+ * a while, or at all. Where files can't be allocated there is no RESERVE, and the same amount is just left free.
+ *
+ * RESERVE carries no information: it may be missing, of any size, hold anything. It belongs to no format.
+ *
+ * Lock: `lock` is a leaf, held during the calls that look at the disk and that cut and allocate RESERVE.
+ */
+#ifndef LSM_SPACE_H
+#define LSM_SPACE_H
+
+#include "env.h"
+
+#include <pthread.h>
+
+struct lsm;
+struct lsm_stats;
+
+#define SPACE_LOOK_BYTES (256u << 10)  /* of log between two looks: 1 us of statfs for each is nothing */
+#define SPACE_SLACK_BYTES (512u << 10) /* what that can come to in tables, with index, filters and rounding */
+#define SPACE_LOOK_NS 10000000u        /* between two looks of refused batches */
+#define SPACE_MANIFEST_BYTES (UINT64_C(256) << 10) /* of the reserve, kept for edits of the manifest */
+#define SPACE_SMALL_BYTES \
+    (UINT64_C(256) << 10)   /* ... for what blocks and rounding add to many small tables */
+#define SPACE_DISK_SHARE 8u /* the reserve takes at most this part of the disk */
+
+struct space {
+    pthread_mutex_t lock;
+    struct env_file *file; /* RESERVE; NULL if it can't be made, or not yet */
+    bool no_file;          /* RESERVE failed, or files can't be allocated here: not tried again */
+    bool unknown;          /* the system does not say what is free: the gate stays open */
+    uint64_t target, held, claimed;
+    uint64_t free_bytes, total_bytes, debt; /* as last seen */
+    uint64_t given, taken;                  /* bytes, since open */
+    uint64_t told_ns;                       /* the last message */
+    uint64_t looked_ns;                     /* atomic: the last look of a refused batch */
+    uint64_t looked_lsn;                    /* atomic: where the log ended at the last look of a writer */
+    int64_t headroom;                       /* atomic */
+    uint64_t refused;                       /* atomic: batches */
+    uint64_t progress;                      /* atomic: steps of background work that came to something */
+    unsigned
+        last_resort; /* atomic: the reserve may be used for a segment of the log: opening, or nothing else helps */
+};
+
+/* After the shards were made and before the log is replayed: takes what RESERVE is there. space_opened lets it grow. */
+void space_open(struct lsm *db);
+void space_opened(struct lsm *db);
+void space_close(struct lsm *db); /* also of one that was never opened */
+
+/* Looks at the disk, and makes the reserve whole as far as there is space for it. */
+void space_look(struct lsm *db);
+
+/* 0, or -ENOSPC: a batch of so many bytes would grow the store into what is set aside. */
+int space_gate(struct lsm *db, uint64_t bytes);
+bool space_is_tight(const struct lsm *db); /* the gate is closed */
+/* After a commit whose record ends there. */
+void space_appended(struct lsm *db, uint64_t end);
+
+/*
+ * Claims space for a table or several, cutting the reserve if the disk has less. False: not even that is enough, and
+ * nothing was claimed. What was claimed is given up by space_unclaim, in one or in several parts.
+ */
+bool space_claim(struct lsm *db, uint64_t bytes);
+/* For a flush, which goes on whatever comes of it: what is in memtables is counted already. */
+void space_want(struct lsm *db, uint64_t bytes);
+void space_unclaim(struct lsm *db, uint64_t bytes);
+uint64_t space_claimable(struct lsm *db); /* how much that is at the moment */
+
+/* Callbacks of manifest and log that found no space: true if the reserve gave some, and it is worth another try. */
+bool space_for_manifest(void *db, uint64_t bytes);
+bool space_for_segment(void *db, uint64_t bytes);
+
+/* What users may still fill: free space less what the reserve lacks and the store owes. */
+int space_usable(struct lsm *db, uint64_t *free_bytes, uint64_t *total_bytes);
+void space_stats(struct lsm *db, struct lsm_stats *out);
+
+#endif
