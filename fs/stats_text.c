@@ -17,6 +17,7 @@
 
 struct view {
     const char *store;
+    const struct stats_mount *mount; /* or NULL */
     struct lsm_stats lsm;
     struct fs_stats fs;
     struct fs_space space;
@@ -87,6 +88,16 @@ static void text_state(FILE *f, const struct lsm_stats *s)
         fprintf(f, "state            %s\n", s->read_only ? "read-only" : "read-write");
 }
 
+static void text_mount(FILE *f, const struct stats_mount *m)
+{
+    fprintf(f, "transport        %s, ", m->transport);
+    if (m->queues > 0)
+        fprintf(f, "%u queues of %u requests\n", m->queues, m->depth);
+    else
+        fprintf(f, "%u threads; not uring: %s\n", m->threads, m->why);
+    fprintf(f, "requests         %" PRIu64 ", %" PRIu64 " had to wait\n", m->requests, m->deferred);
+}
+
 static void text(FILE *f, const struct view *v)
 {
     const struct lsm_stats *s = &v->lsm;
@@ -94,6 +105,8 @@ static void text(FILE *f, const struct view *v)
 
     fprintf(f, "store            %s\n", v->store);
     text_state(f, s);
+    if (v->mount)
+        text_mount(f, v->mount);
     fprintf(f, "shards           %u\n", s->shards);
     fprintf(f, "disk             %s in the store, %s free of %s\n", human(s->disk_bytes, a),
             human(v->space.free_bytes, b), human(v->space.total_bytes, (char[24]){0}));
@@ -199,6 +212,17 @@ static void json_engine(FILE *f, const struct lsm_stats *s)
     json_u64(f, "disk_bytes", s->disk_bytes);
 }
 
+static void json_mount(FILE *f, const struct stats_mount *m)
+{
+    fprintf(f, ",\"transport\":\"%s\",\"transport_why\":", m->transport);
+    json_string(f, m->why);
+    json_u64(f, "transport_queues", m->queues);
+    json_u64(f, "transport_depth", m->depth);
+    json_u64(f, "transport_threads", m->threads);
+    json_u64(f, "requests", m->requests);
+    json_u64(f, "requests_deferred", m->deferred);
+}
+
 static void json(FILE *f, const struct view *v)
 {
     fprintf(f, "{\"store\":");
@@ -206,6 +230,8 @@ static void json(FILE *f, const struct view *v)
     fprintf(f, ",\"read_only\":%s", v->lsm.read_only ? "true" : "false");
     fprintf(f, ",\"failed_errno\":%d", -v->lsm.failed);
     json_u64(f, "shards", v->lsm.shards);
+    if (v->mount)
+        json_mount(f, v->mount);
     json_engine(f, &v->lsm);
     json_u64(f, "free_bytes", v->space.free_bytes);
     json_u64(f, "total_bytes", v->space.total_bytes);
@@ -224,7 +250,8 @@ static void json(FILE *f, const struct view *v)
     fprintf(f, "]}\n");
 }
 
-int stats_format(struct fs *fs, const char *store, enum stats_format format, char **out, size_t *len)
+int stats_format(struct fs *fs, const char *store, const struct stats_mount *mount, enum stats_format format,
+                 char **out, size_t *len)
 {
     struct view *v = calloc(1, sizeof(*v)); /* too large for a small stack */
     char *buf = NULL;
@@ -234,6 +261,7 @@ int stats_format(struct fs *fs, const char *store, enum stats_format format, cha
     if (!v)
         return -ENOMEM;
     v->store = store;
+    v->mount = mount;
     lsm_stats_get(fs_lsm(fs), &v->lsm);
     fs_stats_get(fs, &v->fs);
     rc = fs_statfs(fs, &v->space);

@@ -13,10 +13,21 @@
 
 enum stats_format { STATS_TEXT, STATS_JSON };
 
+/* How a mounted store is served; fs/ itself knows nothing of that. */
+struct stats_mount {
+    const char *transport;  /* "uring" or "classic" */
+    const char *why;        /* with classic: why not uring, and what would enable it; else "" */
+    unsigned queues, depth; /* uring: queues, and requests that each can hold */
+    unsigned threads;       /* that take requests */
+    uint64_t requests;      /* taken since the mount */
+    uint64_t deferred;      /* of them handed to a slow thread, because they had to wait */
+};
+
 /*
- * Describes the open filesystem `fs`, whose store is the directory `store`. On success *out is
+ * Describes the open filesystem `fs`, whose store is the directory `store`; `mount` is NULL if it is not mounted. On success *out is
  * *len bytes (with a NUL behind them, not counted) to be released with free().
  */
-int stats_format(struct fs *fs, const char *store, enum stats_format format, char **out, size_t *len);
+int stats_format(struct fs *fs, const char *store, const struct stats_mount *mount, enum stats_format format,
+                 char **out, size_t *len);
 
 #endif

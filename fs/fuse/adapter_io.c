@@ -9,36 +9,6 @@
 #include <linux/fs.h>
 #include <stdlib.h>
 
-/* ---- a buffer for each thread --------------------------------------------------------------- */
-
-/*
- * Replies to READ and READDIR are put together here. One buffer a thread, made at its first use and
- * kept: a fresh megabyte from malloc() is fresh pages from the kernel each time.
- */
-static pthread_key_t reply_key;
-static pthread_once_t reply_once = PTHREAD_ONCE_INIT;
-static int reply_key_error;
-
-static void reply_key_make(void) { reply_key_error = pthread_key_create(&reply_key, free); }
-
-static void *reply_buffer(void)
-{
-    void *buf;
-
-    pthread_once(&reply_once, reply_key_make);
-    if (reply_key_error)
-        return NULL;
-    buf = pthread_getspecific(reply_key);
-    if (buf)
-        return buf;
-    buf = malloc(FS_WRITE_MAX);
-    if (buf && pthread_setspecific(reply_key, buf) != 0) {
-        free(buf);
-        buf = NULL;
-    }
-    return buf;
-}
-
 /* ---- contents ------------------------------------------------------------------------------ */
 
 void adapter_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
@@ -94,7 +64,7 @@ void adapter_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct
         reply_result(req, -EINVAL);
         return;
     }
-    buf = reply_buffer();
+    buf = transport_reply_buffer();
     rc = buf ? fs_read(adapter_of(req)->fs, ino, (uint64_t)off, buf, size, &got) : -ENOMEM;
     if (rc < 0)
         reply_result(req, rc);
@@ -184,6 +154,7 @@ struct listing {
     size_t size, used;
     bool full;
     fs_id hidden; /* an entry that the control directory covers, on which a reference was taken; or 0 */
+    uint64_t after_hidden; /* the position behind it; 0: not met */
 };
 
 static size_t add_plus(const struct listing *l, const char *name, uint64_t next, const struct fs_attr *attr)
@@ -211,6 +182,7 @@ static bool add_entry(void *arg, const char *name, size_t len, uint64_t next, co
 
     if (control_owns_name(adapter_of(l->req)->control, l->dir, name, len)) {
         l->hidden = attr->nlink ? attr->id : 0;
+        l->after_hidden = next;
         return true;
     }
     memcpy(text, name, len);
@@ -227,7 +199,7 @@ static bool add_entry(void *arg, const char *name, size_t len, uint64_t next, co
 static void list(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, bool plus)
 {
     struct adapter *a = adapter_of(req);
-    struct listing l = {.req = req, .dir = ino, .plus = plus, .buf = reply_buffer(), .size = size};
+    struct listing l = {.req = req, .dir = ino, .plus = plus, .buf = transport_reply_buffer(), .size = size};
     int rc;
 
     if (l.size > FS_WRITE_MAX)
@@ -240,6 +212,11 @@ static void list(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, bool pl
         rc = a->control ? control_readdir(a->control, ino, (uint64_t)off, add_entry, &l) : -ENOENT;
     if (l.hidden && plus)
         fs_forget(a->fs, l.hidden, 1);
+    /* The hidden entry counts as delivered. Alone it must not pass for the end of the directory. */
+    if (rc == 0 && l.used == 0 && !l.full && l.after_hidden > 0) {
+        l.hidden = 0;
+        rc = fs_readdir(a->fs, ino, l.after_hidden, plus, add_entry, &l);
+    }
     if (rc == 0 && l.full && l.used == 0)
         rc = -EINVAL; /* as getdents(2): no room for even one entry */
     /* What was read before an error holds references that the kernel must learn of; it meets the error again

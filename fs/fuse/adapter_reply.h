@@ -8,6 +8,7 @@
 #define FUSE_ADAPTER_REPLY_H
 
 #include "adapter.h"
+#include "transport.h"
 
 #include <errno.h>
 #include <string.h>
@@ -27,8 +28,14 @@ static inline double lifetime(const struct adapter *a)
     return __atomic_load_n(&a->tight, __ATOMIC_RELAXED) ? LIFETIME_SHORT : LIFETIME_LONG;
 }
 
-/* rc: 0 or a negative errno. */
-static inline void reply_result(fuse_req_t req, int rc) { fuse_reply_err(req, -rc); }
+/* rc: 0 or a negative errno. What would have had to wait is run again where it may: every operation ends here then. */
+static inline void reply_result(fuse_req_t req, int rc)
+{
+    if (rc == -EAGAIN && transport_nowait())
+        transport_defer(req);
+    else
+        fuse_reply_err(req, -rc);
+}
 
 static inline void stat_of(const struct fs_attr *in, struct stat *out)
 {

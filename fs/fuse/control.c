@@ -16,7 +16,8 @@
 
 struct control {
     struct fs *fs;
-    const char *store; /* the caller's */
+    const char *store;           /* the caller's */
+    struct transport *transport; /* or NULL */
     uint32_t uid, gid;
     struct timespec born;
     unsigned open; /* atomic */
@@ -27,14 +28,32 @@ struct control_file {
     size_t len;
 };
 
+static int format_stats(const struct control *c, enum stats_format format, char **text, size_t *len)
+{
+    struct transport *t = __atomic_load_n(&c->transport, __ATOMIC_ACQUIRE);
+    struct transport_info info = {0};
+    struct stats_mount mount;
+
+    if (t)
+        transport_info(t, &info);
+    mount = (struct stats_mount){.transport = info.kind == TRANSPORT_URING ? "uring" : "classic",
+                                 .why = info.why ? info.why : "",
+                                 .queues = info.queues,
+                                 .depth = info.depth,
+                                 .threads = info.threads,
+                                 .requests = info.requests,
+                                 .deferred = info.deferred};
+    return stats_format(c->fs, c->store, t ? &mount : NULL, format, text, len);
+}
+
 static int make_stats(const struct control *c, char **text, size_t *len)
 {
-    return stats_format(c->fs, c->store, STATS_TEXT, text, len);
+    return format_stats(c, STATS_TEXT, text, len);
 }
 
 static int make_stats_json(const struct control *c, char **text, size_t *len)
 {
-    return stats_format(c->fs, c->store, STATS_JSON, text, len);
+    return format_stats(c, STATS_JSON, text, len);
 }
 
 static const struct {
@@ -59,6 +78,11 @@ int control_new(struct fs *fs, const char *store, struct control **out)
     clock_gettime(CLOCK_REALTIME, &c->born);
     *out = c;
     return 0;
+}
+
+void control_serves(struct control *c, struct transport *t)
+{
+    __atomic_store_n(&c->transport, t, __ATOMIC_RELEASE);
 }
 
 void control_free(struct control *c) { free(c); }

@@ -12,6 +12,7 @@
 #define FUSE_CONTROL_H
 
 #include "fs.h"
+#include "transport.h"
 
 #define CONTROL_OPEN_MAX 256u /* open files at a time: each holds its text in memory */
 
@@ -19,6 +20,8 @@ struct control;
 struct control_file; /* one open file */
 
 int control_new(struct fs *fs, const char *store, struct control **out);
+/* Whose figures the statistics show from now on. Not owned; no requests must be served any more when it ends. */
+void control_serves(struct control *c, struct transport *t);
 void control_free(struct control *c); /* NULL is allowed */
 
 static inline bool control_owns(fs_id id) { return id >= FS_ID_CONTROL_FIRST && id <= FS_ID_CONTROL_LAST; }

@@ -1,11 +1,9 @@
 /* options.c - see options.h. */
-#define FUSE_USE_VERSION 314
 #include "options.h"
 
 #include "log.h"
 
 #include <errno.h>
-#include <fuse_lowlevel.h>
 #include <getopt.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -27,6 +25,7 @@ static const char usage[] =
     "  shards=N        parts of a new store (default: number of CPUs, at least 2; at most 64)\n"
     "  compression=HOW auto (default: Zstandard for what is at rest, LZ4 above), none, lz4 or zstd\n"
     "  noatime         reading never updates access times; relatime is the default\n"
+    "  transport=KIND  auto (default), uring (FUSE over io_uring) or classic (/dev/fuse)\n"
     "  nocontrol       no control directory .shale in the root\n"
     "  write_buffer=SIZE   size of one write buffer, for tests\n"
     "  ro, rw, allow_other, allow_root, auto_unmount, dev, nodev, suid, nosuid, exec, noexec, sync, "
@@ -148,6 +147,20 @@ static int parse_compression(const char *text, enum lsm_compression *out)
     return -EINVAL;
 }
 
+static int parse_transport(const char *text, enum transport_kind *out)
+{
+    static const char *const names[] = {
+        [TRANSPORT_AUTO] = "auto", [TRANSPORT_URING] = "uring", [TRANSPORT_CLASSIC] = "classic"};
+
+    for (unsigned i = 0; i < COUNT(names); i++)
+        if (strcmp(text, names[i]) == 0) {
+            *out = (enum transport_kind)i;
+            return 0;
+        }
+    log_tell("option transport=%s is none of auto, uring and classic", text);
+    return -EINVAL;
+}
+
 static int parse_max_read(struct options *o, const char *text)
 {
     char plain[40];
@@ -175,6 +188,8 @@ static int parse_valued(struct options *o, const char *text, const char *name, c
         return parse_shards(value, &o->shards);
     if (strcmp(name, "max_read") == 0)
         return parse_max_read(o, value);
+    if (strcmp(name, "transport") == 0)
+        return parse_transport(value, &o->transport);
     if (listed(passed_with_value, COUNT(passed_with_value), name))
         return pass_on(o, text);
     if (strncmp(name, "x-", 2) == 0 || strcmp(name, "user") == 0 || strcmp(name, "comment") == 0)
@@ -215,7 +230,7 @@ static int parse_plain(struct options *o, const char *name)
         return 0;
     if (strcmp(name, "memory") == 0 || strcmp(name, "write_buffer") == 0 || strcmp(name, "commit") == 0 ||
         strcmp(name, "shards") == 0 || strcmp(name, "max_read") == 0 || strcmp(name, "compression") == 0 ||
-        listed(passed_with_value, COUNT(passed_with_value), name))
+        strcmp(name, "transport") == 0 || listed(passed_with_value, COUNT(passed_with_value), name))
         log_tell("option '%s' needs a value; 'shalefs --help' tells which", name);
     else
         log_tell("unknown option '%s'; 'shalefs --help' lists the options", name);

@@ -8,6 +8,7 @@
 #define FUSE_OPTIONS_H
 
 #include "fs.h"
+#include "transport.h"
 
 #define MEMORY_DEFAULT ((size_t)256 << 20)
 #define MEMORY_MIN ((size_t)16 << 20)
@@ -19,7 +20,8 @@ struct options {
     const char *store, *mountpoint; /* as given */
     bool foreground, debug;
     bool read_only, noatime;
-    bool control;       /* false: -o nocontrol */
+    bool control; /* false: -o nocontrol */
+    enum transport_kind transport;
     bool nodev, nosuid; /* given: root's default of dev,suid is off */
     size_t memory_bytes, write_buffer_bytes;
     size_t max_read_bytes;      /* of one read request; 0: not given */

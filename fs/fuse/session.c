@@ -41,6 +41,7 @@ struct session {
     int ended_fd; /* eventfd: the kernel has ended the connection */
     dev_t dev;    /* of the mount, once session_check saw it */
     bool mounted; /* by us, and not known to be gone */
+    char why[TRANSPORT_WHY_MAX];
 };
 
 static const int end_signals[] = {SIGTERM, SIGINT, SIGHUP};
@@ -177,20 +178,77 @@ static void kernel_ended(void *arg)
         abort();
 }
 
-static int serve(struct session *s)
+static int serve(struct session *s, enum transport_kind kind)
 {
     struct transport_config config = {.session = s->fuse,
+                                      .kind = kind,
                                       .max_write = FS_WRITE_MAX,
                                       .init_flags = FUSE_PARALLEL_DIROPS,
                                       .ended = kernel_ended,
                                       .arg = s};
-    int rc = transport_start(&config, &s->transport);
 
+    return transport_start(&config, s->why, &s->transport);
+}
+
+/* As far as a mount that is served; nothing of it is left if it fails. */
+static int mount_and_serve(struct session *s, const struct options *o, const char *store,
+                           enum transport_kind kind)
+{
+    int rc;
+
+    log_hold(true);
+    rc = new_fuse(s, o, store);
     if (rc == 0)
-        rc = reclaim_start(&s->adapter, s->fuse, &s->reclaim);
+        rc = mount_fuse(s);
+    log_hold(false);
     if (rc < 0)
+        return rc;
+    rc = serve(s, kind);
+    if (rc == -ENOTSUP)
+        log_tell("transport=uring cannot be had: %s", s->why);
+    else if (rc < 0 && rc != -ECANCELED)
         log_tell("cannot start the threads that serve the mount: %s", strerror(-rc));
     return rc;
+}
+
+static void take_down(struct session *s)
+{
+    if (s->fuse && s->mounted)
+        fuse_session_unmount(s->fuse);
+    if (s->fuse)
+        fuse_session_destroy(s->fuse);
+    s->fuse = NULL;
+    s->mounted = false;
+}
+
+/* The kernel was promised queues and refused one: that connection is lost, and nobody has used it yet. */
+static int mount_again(struct session *s, const struct options *o, const char *store)
+{
+    char why[TRANSPORT_WHY_MAX];
+    int rc;
+
+    memcpy(why, s->why, sizeof(why));
+    take_down(s);
+    if (o->transport == TRANSPORT_URING) {
+        log_tell("transport=uring cannot be had: %s", why);
+        return -ENOTSUP;
+    }
+    rc = mount_and_serve(s, o, store, TRANSPORT_CLASSIC);
+    memcpy(s->why, why, sizeof(why));
+    return rc;
+}
+
+static void log_transport(struct session *s)
+{
+    struct transport_info info;
+
+    transport_info(s->transport, &info);
+    if (info.kind == TRANSPORT_URING)
+        log_write(LSM_LOG_INFO, "transport: FUSE over io_uring, %u queues of %u requests", info.queues,
+                  info.depth);
+    else
+        log_write(LSM_LOG_INFO, "transport: classic, %u threads; not FUSE over io_uring: %s", info.threads,
+                  s->why);
 }
 
 int session_start(struct fs *fs, const struct options *options, const char *store, const char *mountpoint,
@@ -213,13 +271,18 @@ int session_start(struct fs *fs, const struct options *options, const char *stor
         log_tell("out of memory or descriptors");
         goto out;
     }
-    log_hold(true);
-    rc = new_fuse(s, options, store);
+    rc = mount_and_serve(s, options, store, options->transport);
+    if (rc == -ECANCELED)
+        rc = mount_again(s, options, store);
     if (rc == 0)
-        rc = mount_fuse(s);
-    log_hold(false);
-    if (rc == 0)
-        rc = serve(s);
+        log_transport(s);
+    if (rc == 0 && s->control)
+        control_serves(s->control, s->transport);
+    if (rc == 0) {
+        rc = reclaim_start(&s->adapter, s->fuse, &s->reclaim);
+        if (rc < 0)
+            log_tell("cannot start the threads that serve the mount: %s", strerror(-rc));
+    }
 out:
     if (rc < 0) {
         session_stop(s);
@@ -386,14 +449,13 @@ void session_stop(struct session *s)
     if (s->transport) {
         if (s->mounted)
             wait_for_end(s);
-        transport_stop(s->transport);
+        transport_quiesce(s->transport);
         adapter_drain(&s->adapter);
+        transport_free(s->transport);
         disconnect(s);
-    } else if (s->fuse && s->mounted) {
-        fuse_session_unmount(s->fuse);
+        s->mounted = false;
     }
-    if (s->fuse)
-        fuse_session_destroy(s->fuse);
+    take_down(s);
     adapter_destroy(&s->adapter);
     control_free(s->control);
     if (s->ended_fd >= 0)

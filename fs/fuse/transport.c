@@ -1,75 +1,62 @@
 /*
- * transport.c - see transport.h. Worker threads that block in read(2) on the session's device.
+ * transport.c - see transport.h. What both ways have in common: INIT, libfuse's way to the device, and which way.
  *
- * Every thread reads into a buffer of its own and runs the request to its end, so a slow request
- * holds up one thread. There are WORKERS_PER_CPU of them a CPU, because some will be waiting for
- * the disk. The device is not cloned: with one client that gained 14 to 19 % on stat and create and
- * lost 7 to 28 % on read and unlink (Linux 6.18, two CPUs, an in-memory filesystem).
+ * INIT is read and answered by transport_start, before there is any thread: it says what the kernel can do. Its
+ * answer passes through write_reply, where flags are added that libfuse 3.14 does not know or forgets
+ * (FUSE_PARALLEL_DIROPS, FUSE_OVER_IO_URING).
  *
- * Stopping: a thread that waits in read() is woken by a signal that does nothing. The signal is sent
- * again until the thread has gone, which covers the moment between its look at `stop` and its read.
+ * Once the kernel was told FUSE_OVER_IO_URING it holds back every request until all CPUs' queues are
+ * registered. So all that can fail is done before: rings, memory, threads. Should the kernel refuse a
+ * queue even then, the connection is lost, and the caller has to mount again.
  *
- * INIT: libfuse 3.14 sends only the flags it knows of, and forgets FUSE_PARALLEL_DIROPS. The thread
- * that reads INIT remembers its unique number, and the reply with that number, which passes through
- * write_reply on the same thread, gets the flags added.
+ * INTERRUPT is dropped: no operation could be stopped in its middle, and those that wait are answered in any
+ * case. Given to libfuse it would be remembered for a request that libfuse does not know.
  */
-#include "transport.h"
+#include "transport_internal.h"
 
+#include "fs.h"
 #include "log.h"
 
+#include <assert.h>
 #include <errno.h>
-#include <linux/fuse.h>
 #include <pthread.h>
-#include <sched.h>
-#include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/uio.h>
-#include <time.h>
 #include <unistd.h>
 
-#define WORKERS_PER_CPU 2
-#define WORKERS_MIN 4u
-#define WORKERS_MAX 32u
-#define HEADER_BYTES 4096u /* more than any request has beside the data of a WRITE */
-#define WAKE_SIGNAL SIGUSR1
-#define WAKE_AGAIN_NS 2000000L
-
-struct transport {
-    struct transport_config config;
-    int fd;
-    size_t buffer_bytes;
-    bool stop;        /* atomic */
-    bool told;        /* atomic: `ended` was called */
-    unsigned running; /* atomic: threads that have not returned */
-    unsigned workers;
-    pthread_t thread[WORKERS_MAX];
-};
+/* ---- libfuse's way to the device ----------------------------------------------------------- */
 
 static _Thread_local struct {
     bool pending;
     uint64_t unique, add;
 } init_reply;
 
-/* ---- libfuse's way to the device ----------------------------------------------------------- */
-
-static ssize_t write_reply(int fd, struct iovec *iov, int count, void *userdata)
+static ssize_t write_init(int fd, struct iovec *iov, int count)
 {
     const struct fuse_out_header *head = iov[0].iov_base;
     struct fuse_init_out init = {0};
 
-    (void)userdata;
-    if (!init_reply.pending || head->unique != init_reply.unique)
-        return writev(fd, iov, count);
-    init_reply.pending = false;
     if (count != 2 || head->error || iov[1].iov_len > sizeof(init))
         return writev(fd, iov, count);
     memcpy(&init, iov[1].iov_base, iov[1].iov_len);
     init.flags |= (uint32_t)init_reply.add;
-    if (init.flags & FUSE_INIT_EXT)
-        init.flags2 |= (uint32_t)(init_reply.add >> 32);
+    init.flags2 |= (uint32_t)(init_reply.add >> 32); /* with FUSE_INIT_EXT among what is added */
     struct iovec patched[2] = {iov[0], {&init, iov[1].iov_len}};
     return writev(fd, patched, 2);
+}
+
+static ssize_t write_reply(int fd, struct iovec *iov, int count, void *userdata)
+{
+    const struct fuse_out_header *head = iov[0].iov_base;
+
+    (void)userdata;
+    if (head->unique & URING_UNIQUE)
+        return uring_reply(iov, count);
+    if (!init_reply.pending || head->unique != init_reply.unique)
+        return writev(fd, iov, count);
+    init_reply.pending = false;
+    return write_init(fd, iov, count);
 }
 
 /* Needed by fuse_session_custom_io; the workers read for themselves. */
@@ -79,7 +66,8 @@ static ssize_t read_request(int fd, void *buf, size_t len, void *userdata)
     return read(fd, buf, len);
 }
 
-static void note_init(const struct transport *t, const void *request, size_t len)
+/* What the kernel offers in INIT; 0 if it is something else. */
+static uint64_t init_offered(const void *request, size_t len)
 {
     const struct fuse_in_header *head = request;
     const struct fuse_init_in *in = (const void *)(head + 1);
@@ -87,134 +75,187 @@ static void note_init(const struct transport *t, const void *request, size_t len
 
     if (len < sizeof(*head) + offsetof(struct fuse_init_in, flags) + sizeof(in->flags) ||
         head->opcode != FUSE_INIT)
-        return;
+        return 0;
     offered = in->flags;
     if (offered & FUSE_INIT_EXT &&
         len >= sizeof(*head) + offsetof(struct fuse_init_in, flags2) + sizeof(in->flags2))
         offered |= (uint64_t)in->flags2 << 32;
+    return offered;
+}
+
+/* `wanted` of what is offered goes into the next reply, which is this thread's to INIT. */
+static void note_init(const void *request, size_t len, uint64_t wanted)
+{
+    uint64_t offered = init_offered(request, len);
+
+    if (offered == 0)
+        return;
     init_reply.pending = true;
-    init_reply.unique = head->unique;
-    init_reply.add = t->config.init_flags & offered;
+    init_reply.unique = ((const struct fuse_in_header *)request)->unique;
+    init_reply.add = wanted & offered;
+    if (init_reply.add >> 32)
+        init_reply.add |= FUSE_INIT_EXT;
 }
 
-/* ---- workers ------------------------------------------------------------------------------- */
+/* ---- a request ----------------------------------------------------------------------------- */
 
-static void wake(int sig) { (void)sig; }
+static _Thread_local struct running *current;
 
-static bool stopping(struct transport *t)
+void transport_run(struct transport *t, struct running *r)
 {
-    return __atomic_load_n(&t->stop, __ATOMIC_ACQUIRE) || fuse_session_exited(t->config.session);
+    struct fuse_buf request = {.size = r->len, .mem = r->bytes};
+
+    assert(!current);
+    r->deferred = false;
+    current = r;
+    fs_nowait(!r->may_wait);
+    fuse_session_process_buf(t->config.session, &request);
+    current = NULL;
 }
 
-/* Takes and works off one request. False: there will be no more. */
-static bool serve_one(struct transport *t, void *buffer)
-{
-    ssize_t n = read(t->fd, buffer, t->buffer_bytes);
+bool transport_nowait(void) { return current && !current->may_wait; }
 
-    if (n > 0) {
-        struct fuse_buf request = {.size = (size_t)n, .mem = buffer};
-        note_init(t, buffer, (size_t)n);
-        fuse_session_process_buf(t->config.session, &request);
-        return true;
-    }
-    /* ENOENT: the request was withdrawn while it was being handed over. */
-    if (n < 0 && (errno == EINTR || errno == EAGAIN || errno == ENOENT))
-        return true;
-    /* ENODEV: unmounted. ECONNABORTED: somebody aborted the connection. */
-    if (n < 0 && errno != ENODEV && errno != ECONNABORTED)
-        log_write(LSM_LOG_ERROR, "reading the FUSE device: %s", strerror(errno));
-    return false;
+void transport_defer(fuse_req_t req)
+{
+    assert(transport_nowait());
+    current->deferred = true;
+    fuse_reply_none(req); /* sends nothing */
 }
 
-static void *worker(void *arg)
+void transport_tell_ended(struct transport *t)
 {
-    struct transport *t = arg;
-    void *buffer = malloc(t->buffer_bytes);
-
-    if (!buffer)
-        log_write(LSM_LOG_ERROR, "no memory for the buffer of a worker thread");
-    while (buffer && !stopping(t) && serve_one(t, buffer))
-        ;
-    free(buffer);
-    __atomic_sub_fetch(&t->running, 1, __ATOMIC_ACQ_REL);
-    if (!__atomic_load_n(&t->stop, __ATOMIC_ACQUIRE) &&
-        !__atomic_exchange_n(&t->told, true, __ATOMIC_ACQ_REL))
+    if (!__atomic_exchange_n(&t->told, true, __ATOMIC_ACQ_REL))
         t->config.ended(t->config.arg);
-    return NULL;
 }
 
-static unsigned worker_count(void)
+/*
+ * A buffer for each thread that answers a classic request with contents, made at its first use and kept: a fresh
+ * megabyte from malloc() is fresh pages from the kernel each time.
+ */
+static pthread_key_t reply_key;
+static pthread_once_t reply_once = PTHREAD_ONCE_INIT;
+static int reply_key_error;
+
+static void reply_key_make(void) { reply_key_error = pthread_key_create(&reply_key, free); }
+
+void *transport_reply_buffer(void)
 {
-    cpu_set_t set;
-    unsigned n = 1;
+    void *buf;
 
-    if (sched_getaffinity(0, sizeof(set), &set) == 0)
-        n = (unsigned)CPU_COUNT(&set);
-    n *= WORKERS_PER_CPU;
-    return n < WORKERS_MIN ? WORKERS_MIN : n > WORKERS_MAX ? WORKERS_MAX : n;
+    if (current && current->reply_room)
+        return current->reply_room;
+    pthread_once(&reply_once, reply_key_make);
+    if (reply_key_error)
+        return NULL;
+    buf = pthread_getspecific(reply_key);
+    if (buf)
+        return buf;
+    buf = malloc(FS_WRITE_MAX);
+    if (buf && pthread_setspecific(reply_key, buf) != 0) {
+        free(buf);
+        buf = NULL;
+    }
+    return buf;
 }
 
-static int prepare_wake_signal(void)
+/* ---- starting ------------------------------------------------------------------------------ */
+
+static int read_init(int fd, void *buffer, size_t room, size_t *len)
 {
-    struct sigaction action = {.sa_handler = wake}; /* without SA_RESTART: read() returns EINTR */
+    ssize_t n;
 
-    sigemptyset(&action.sa_mask);
-    return sigaction(WAKE_SIGNAL, &action, NULL) < 0 ? -errno : 0;
+    do
+        n = read(fd, buffer, room);
+    while (n < 0 && (errno == EINTR || errno == EAGAIN || errno == ENOENT));
+    if (n < 0)
+        return -errno;
+    *len = (size_t)n;
+    return init_offered(buffer, *len) ? 0 : -EPROTO;
 }
 
-int transport_start(const struct transport_config *config, struct transport **out)
+/* Makes the queues, if uring is wanted and offered; else says in t->why why it is not to be. */
+static int choose(struct transport *t, uint64_t offered)
+{
+    int rc;
+
+    if (t->config.kind == TRANSPORT_CLASSIC) {
+        snprintf(t->why, sizeof(t->why), "transport=classic was asked for");
+        return 0;
+    }
+    rc = uring_offered(offered, t->why, sizeof(t->why)) ? uring_prepare(t, &t->uring) : -ENOTSUP;
+    return rc < 0 && t->config.kind == TRANSPORT_URING ? -ENOTSUP : 0;
+}
+
+static int agree(struct transport *t)
+{
+    size_t room = t->config.max_write + HEADER_BYTES, len = 0;
+    uint64_t wanted = t->config.init_flags;
+    void *buffer = malloc(room);
+    int rc = buffer ? read_init(t->fd, buffer, room, &len) : -ENOMEM;
+
+    if (rc == 0)
+        rc = choose(t, init_offered(buffer, len));
+    if (rc == 0) {
+        struct running r = {.bytes = buffer, .len = len, .may_wait = true};
+        if (t->uring)
+            wanted |= FUSE_OVER_IO_URING;
+        note_init(buffer, len, wanted);
+        transport_run(t, &r);
+        if (t->uring && uring_register(t->uring) < 0)
+            rc = -ECANCELED;
+    }
+    free(buffer);
+    return rc;
+}
+
+int transport_start(const struct transport_config *config, char *why, struct transport **out)
 {
     static const struct fuse_custom_io io = {.read = read_request, .writev = write_reply};
     struct transport *t = calloc(1, sizeof(*t));
-    unsigned wanted = worker_count();
     int rc;
 
     if (!t)
         return -ENOMEM;
     t->config = *config;
     t->fd = fuse_session_fd(config->session);
-    t->buffer_bytes = config->max_write + HEADER_BYTES;
-    rc = prepare_wake_signal();
-    if (rc < 0)
-        goto out;
-    if (fuse_session_custom_io(config->session, &io, t->fd) != 0)
-        log_write(LSM_LOG_WARNING,
-                  "libfuse takes no I/O functions of ours; lookups in one directory wait for each other");
-    while (t->workers < wanted) {
-        __atomic_add_fetch(&t->running, 1, __ATOMIC_ACQ_REL);
-        rc = -pthread_create(&t->thread[t->workers], NULL, worker, t);
-        if (rc < 0) {
-            __atomic_sub_fetch(&t->running, 1, __ATOMIC_ACQ_REL);
-            break;
-        }
-        t->workers++;
-    }
-out:
-    if (t->workers == 0) {
+    rc = fuse_session_custom_io(config->session, &io, t->fd) != 0 ? -EINVAL : 0;
+    if (rc == 0)
+        rc = agree(t);
+    if (rc == 0)
+        rc = classic_start(t, t->uring ? 1 : classic_threads_wanted(), &t->classic);
+    memcpy(why, t->why, sizeof(t->why));
+    if (rc < 0) {
+        uring_free(t->uring);
         free(t);
         return rc;
     }
-    if (rc < 0) /* fewer will do */
-        log_write(LSM_LOG_WARNING, "only %u of %u worker threads could be started: %s", t->workers, wanted,
-                  strerror(-rc));
     *out = t;
     return 0;
 }
 
-bool transport_ended(struct transport *t) { return __atomic_load_n(&t->running, __ATOMIC_ACQUIRE) == 0; }
+/* ---- living and ending --------------------------------------------------------------------- */
 
-void transport_stop(struct transport *t)
+bool transport_ended(struct transport *t) { return classic_ended(t->classic); }
+
+void transport_info(struct transport *t, struct transport_info *out)
 {
-    const struct timespec pause = {0, WAKE_AGAIN_NS};
+    *out = (struct transport_info){.kind = t->uring ? TRANSPORT_URING : TRANSPORT_CLASSIC, .why = t->why};
+    if (t->uring)
+        uring_info(t->uring, out);
+    else
+        classic_info(t->classic, out);
+}
 
-    __atomic_store_n(&t->stop, true, __ATOMIC_RELEASE);
-    while (!transport_ended(t)) {
-        for (unsigned i = 0; i < t->workers; i++)
-            pthread_kill(t->thread[i],
-                         WAKE_SIGNAL); /* a thread that has returned but is not joined takes it */
-        nanosleep(&pause, NULL);
-    }
-    for (unsigned i = 0; i < t->workers; i++)
-        pthread_join(t->thread[i], NULL);
+void transport_quiesce(struct transport *t)
+{
+    if (t->uring)
+        uring_quiesce(t->uring);
+    classic_stop(t->classic);
+}
+
+void transport_free(struct transport *t)
+{
+    uring_free(t->uring);
+    classic_free(t->classic);
     free(t);
 }

@@ -5,7 +5,8 @@
 #   restart_store                          both, with the same arguments
 #   kill_store [PID]...                    kill -9, wait for these users of the mount, and away with it
 #
-# SHALE_BIN is the directory of the programs (ctest sets it; default: the release build).
+# SHALE_BIN is the directory of the programs (ctest sets it; default: the release build). SHALE_TRANSPORT, if set, is
+# the transport of every mount that start_store makes.
 # Whatever a test does, teardown unmounts what is mounted below its directory and ends its daemons.
 
 bats_require_minimum_version 1.5.0
@@ -29,6 +30,7 @@ setup() {
     LOG=$BATS_TEST_TMPDIR/daemon.log
     DAEMON=
     mkdir -p "$MNT"
+    [ "${SHALE_TRANSPORT:-}" != uring ] || uring_on
     setup_test
 }
 setup_test() { :; } # for the files to override
@@ -36,6 +38,7 @@ setup_test() { :; } # for the files to override
 teardown() {
     local status=0
     teardown_mounts || status=1
+    uring_off
     if [ -z "${BATS_TEST_COMPLETED:-}" ] && [ -s "${LOG:-/dev/null}" ]; then
         echo "the daemon's last messages:"
         tail -n 20 "$LOG"
@@ -67,11 +70,47 @@ require_root() {
     [ "$(id -u)" -eq 0 ] || skip "needs root"
 }
 
+# FUSE over io_uring has to be switched on in the kernel, for all. Tests that need it say so; the first one notes how it
+# was, and the last one that ends leaves it so. Those that were killed are found out by whoever comes next.
+URING_PARAMETER=/sys/module/fuse/parameters/enable_uring
+URING_STATE=/run/lock/shale-test-uring
+uring_on() {
+    [ -e "$URING_PARAMETER" ] || skip "this kernel has no FUSE over io_uring"
+    [ "$(id -u)" -eq 0 ] || skip "needs root, to switch FUSE over io_uring on"
+    mkdir -p "$URING_STATE"
+    {
+        flock 9
+        [ -e "$URING_STATE/found" ] || cp "$URING_PARAMETER" "$URING_STATE/found"
+        echo Y >"$URING_PARAMETER"
+        touch "$URING_STATE/user.$$"
+    } 9>"$URING_STATE/lock"
+}
+uring_off() {
+    [ -e "$URING_STATE/user.$$" ] || return 0
+    {
+        flock 9
+        rm -f "$URING_STATE/user.$$"
+        if ! uring_users; then
+            cat "$URING_STATE/found" >"$URING_PARAMETER"
+            rm -f "$URING_STATE/found"
+        fi
+    } 9>"$URING_STATE/lock"
+}
+uring_users() { # whether there are any; with the lock held
+    local user
+    for user in "$URING_STATE"/user.*; do
+        [ -e "$user" ] || continue
+        if [ -d "/proc/${user##*.}" ]; then return 0; fi
+        rm -f "$user"
+    done
+    return 1
+}
+
 # In the foreground mode, so that the daemon is a child whose exit status and messages we see.
 start_store() {
     require_fuse
     START_ARGUMENTS=("$@")
-    shalefs "$STORE" "$MNT" -f "$@" >>"$LOG" 2>&1 3>&- &
+    shalefs "$STORE" "$MNT" -f ${SHALE_TRANSPORT:+-o "transport=$SHALE_TRANSPORT"} "$@" >>"$LOG" 2>&1 3>&- &
     DAEMON=$!
     local i
     for ((i = 0; i < 600; i++)); do

@@ -162,28 +162,51 @@ static bool handle_of(uint64_t node, bool take, uint64_t *fh)
     return false;
 }
 
+/* What of a request comes in the payload: what does not fit beside the header. */
+static size_t data_of(const struct request *r)
+{
+    size_t body = r->len - sizeof(struct fuse_in_header), op = body & ~(size_t)7;
+
+    return body - (op < FUSE_URING_OP_IN_OUT_SZ ? op : FUSE_URING_OP_IN_OUT_SZ);
+}
+
+/* The request as it comes over a ring, in two parts, put together by the transport. */
+static void *over_a_ring(const struct request *r, uint8_t *room, size_t *len)
+{
+    struct fuse_uring_req_header header = {0};
+    size_t data = data_of(r), op = r->len - sizeof(struct fuse_in_header) - data;
+
+    memcpy(header.in_out, r->bytes, sizeof(struct fuse_in_header));
+    memcpy(header.op_in, r->bytes + sizeof(struct fuse_in_header), op);
+    memcpy(room + HEADER_BYTES, r->bytes + r->len - data, data);
+    header.ring_ent_in_out.payload_sz = (uint32_t)data;
+    return uring_gather(&header, room + HEADER_BYTES, data, len);
+}
+
 static void send(struct request *r, uint32_t opcode, uint64_t node, bool answered)
 {
     static uint64_t unique = 1;
     struct fuse_in_header *head = (void *)r->bytes;
-    uint8_t *copy = malloc(r->len); /* of its length, for sanitizers */
+    uint8_t *room = malloc(HEADER_BYTES + data_of(r)); /* ends where the request does, for sanitizers */
+    size_t len;
 
-    fuzz_check(copy);
+    fuzz_check(room);
     *head =
         (struct fuse_in_header){.len = (uint32_t)r->len, .opcode = opcode, .unique = unique, .nodeid = node};
     head->uid = head->gid = 1000;
     head->pid = 1;
-    memcpy(copy, r->bytes, r->len);
-    struct fuse_buf buf = {.size = r->len, .mem = copy};
+    void *copy = over_a_ring(r, room, &len);
+    fuzz_check(copy && len == r->len && memcmp(copy, r->bytes, len) == 0);
+    struct fuse_buf buf = {.size = len, .mem = copy};
     unique++;
     s.answers = 0;
     s.opcode = opcode;
     s.node = node;
-    note_init(&(struct transport){.config = {.init_flags = FUSE_PARALLEL_DIROPS}}, copy, r->len);
+    note_init(copy, r->len, FUSE_PARALLEL_DIROPS);
     fuse_session_process_buf(s.fuse, &buf);
     adapter_drain(&s.adapter);
     fuzz_check(s.answers == answered);
-    free(copy);
+    free(room);
 }
 
 static void forget_some(struct request *r, struct input *in)

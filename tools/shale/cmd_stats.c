@@ -36,7 +36,7 @@ static int print_store(const struct command *cmd, const char *store, enum stats_
         return status;
     char *text = NULL;
     size_t len;
-    int r = stats_format(fs, store, format, &text, &len);
+    int r = stats_format(fs, store, NULL, format, &text, &len);
     if (r < 0) {
         status = cli_fail(cmd, "%s: %s", store, store_error(r));
     } else {

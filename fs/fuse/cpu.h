@@ -1,0 +1,16 @@
+/*
+ * cpu.h - the CPUs of this machine: how many there can be, and where a thread runs.
+ */
+#ifndef FUSE_CPU_H
+#define FUSE_CPU_H
+
+/* As many as can ever be there, as the kernel counts its queues. */
+unsigned cpu_possible(void);
+/* The first number of CPUs in text such as "0-3,8"; 0: it is none. Exposed for its test. */
+unsigned cpu_count_list(const char *text);
+
+/* The calling thread runs there from now on, if it may; -1: anywhere. It is not an error if it can't: a CPU may be
+ * absent or not ours, and the thread works anywhere. Returns whether it is pinned. */
+int cpu_pin(int cpu);
+
+#endif

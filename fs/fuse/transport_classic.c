@@ -1,0 +1,226 @@
+/*
+ * transport_classic.c - see transport.h. Worker threads that block in read(2) on the session's device.
+ *
+ * Every worker reads into a buffer of its own and runs the request to its end, or, if that would have to
+ * wait, hands a copy of it to the slow threads. Requests are small, but for the data of a WRITE, so the copy is
+ * cheap beside the waiting.
+ *
+ * Stopping: a thread that waits in read() is woken by a signal that does nothing. The signal is sent
+ * again until the thread has gone, which covers the moment between its look at `stop` and its read.
+ */
+#include "transport_internal.h"
+
+#include "log.h"
+#include "slow.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#define WORKERS_PER_CPU 2
+#define WORKERS_MIN 4u
+#define WORKERS_MAX 32u
+#define WAKE_SIGNAL SIGUSR1
+#define WAKE_AGAIN_NS 2000000L
+
+struct classic {
+    struct transport *transport;
+    struct slow *slow;
+    size_t buffer_bytes;
+    bool stop;         /* atomic */
+    unsigned running;  /* atomic: threads that have not returned */
+    uint64_t requests; /* atomic */
+    uint64_t deferred; /* atomic */
+    unsigned workers;
+    pthread_t thread[WORKERS_MAX];
+};
+
+struct deferred {
+    struct slow_job job; /* first */
+    struct transport *transport;
+    size_t len;
+    uint64_t request[]; /* aligned as libfuse wants it */
+};
+
+/* ---- workers ------------------------------------------------------------------------------- */
+
+static void wake(int sig) { (void)sig; }
+
+static bool stopping(struct classic *c)
+{
+    return __atomic_load_n(&c->stop, __ATOMIC_ACQUIRE) || fuse_session_exited(c->transport->config.session);
+}
+
+static void run_deferred(struct slow_job *job)
+{
+    struct deferred *d = (struct deferred *)job;
+    struct running r = {.bytes = d->request, .len = d->len, .may_wait = true};
+
+    transport_run(d->transport, &r);
+    free(d);
+}
+
+static void defer(struct classic *c, struct running *r)
+{
+    struct deferred *d = malloc(sizeof(*d) + r->len);
+
+    __atomic_fetch_add(&c->deferred, 1, __ATOMIC_RELAXED);
+    if (!d) { /* then it waits here: slower for the others, but right */
+        r->may_wait = true;
+        transport_run(c->transport, r);
+        return;
+    }
+    d->job.run = run_deferred;
+    d->transport = c->transport;
+    d->len = r->len;
+    memcpy(d->request, r->bytes, r->len);
+    slow_put(c->slow, &d->job);
+}
+
+static void serve(struct classic *c, void *buffer, size_t len)
+{
+    struct running r = {.bytes = buffer, .len = len};
+
+    __atomic_fetch_add(&c->requests, 1, __ATOMIC_RELAXED);
+    if (len >= sizeof(struct fuse_in_header) &&
+        ((const struct fuse_in_header *)buffer)->opcode == FUSE_INTERRUPT)
+        return;
+    transport_run(c->transport, &r);
+    if (r.deferred)
+        defer(c, &r);
+}
+
+/* Takes and works off one request. False: there will be no more. */
+static bool serve_one(struct classic *c, void *buffer)
+{
+    ssize_t n = read(c->transport->fd, buffer, c->buffer_bytes);
+
+    if (n > 0) {
+        serve(c, buffer, (size_t)n);
+        return true;
+    }
+    /* ENOENT: the request was withdrawn while it was being handed over. */
+    if (n < 0 && (errno == EINTR || errno == EAGAIN || errno == ENOENT))
+        return true;
+    /* ENODEV: unmounted. ECONNABORTED: somebody aborted the connection. */
+    if (n < 0 && errno != ENODEV && errno != ECONNABORTED)
+        log_write(LSM_LOG_ERROR, "reading the FUSE device: %s", strerror(errno));
+    return false;
+}
+
+static void *worker(void *arg)
+{
+    struct classic *c = arg;
+    struct transport *t = c->transport;
+    void *buffer = malloc(c->buffer_bytes);
+
+    pthread_setname_np(pthread_self(), "fuse-dev");
+    if (!buffer)
+        log_write(LSM_LOG_ERROR, "no memory for the buffer of a worker thread");
+    while (buffer && !stopping(c) && serve_one(c, buffer))
+        ;
+    free(buffer);
+    __atomic_sub_fetch(&c->running, 1, __ATOMIC_ACQ_REL);
+    if (!__atomic_load_n(&c->stop, __ATOMIC_ACQUIRE))
+        transport_tell_ended(t);
+    return NULL;
+}
+
+/* ---- starting and stopping ----------------------------------------------------------------- */
+
+unsigned classic_threads_wanted(void)
+{
+    cpu_set_t set;
+    unsigned n = 1;
+
+    if (sched_getaffinity(0, sizeof(set), &set) == 0)
+        n = (unsigned)CPU_COUNT(&set);
+    n *= WORKERS_PER_CPU;
+    return n < WORKERS_MIN ? WORKERS_MIN : n > WORKERS_MAX ? WORKERS_MAX : n;
+}
+
+static int prepare_wake_signal(void)
+{
+    struct sigaction action = {.sa_handler = wake}; /* without SA_RESTART: read() returns EINTR */
+
+    sigemptyset(&action.sa_mask);
+    return sigaction(WAKE_SIGNAL, &action, NULL) < 0 ? -errno : 0;
+}
+
+static int start_workers(struct classic *c, unsigned threads)
+{
+    int rc = 0;
+
+    while (c->workers < threads) {
+        __atomic_add_fetch(&c->running, 1, __ATOMIC_ACQ_REL);
+        rc = -pthread_create(&c->thread[c->workers], NULL, worker, c);
+        if (rc < 0) {
+            __atomic_sub_fetch(&c->running, 1, __ATOMIC_ACQ_REL);
+            break;
+        }
+        c->workers++;
+    }
+    if (rc < 0 && c->workers > 0) /* fewer will do */
+        log_write(LSM_LOG_WARNING, "only %u of %u worker threads could be started: %s", c->workers, threads,
+                  strerror(-rc));
+    return c->workers > 0 ? 0 : rc;
+}
+
+int classic_start(struct transport *t, unsigned threads, struct classic **out)
+{
+    struct classic *c = calloc(1, sizeof(*c));
+    int rc = c ? prepare_wake_signal() : -ENOMEM;
+
+    if (rc == 0) {
+        c->transport = t;
+        c->buffer_bytes = t->config.max_write + HEADER_BYTES;
+        rc = slow_new(-1, &c->slow);
+    }
+    if (rc == 0)
+        rc = start_workers(c, threads);
+    if (rc < 0) {
+        classic_free(c);
+        return rc;
+    }
+    *out = c;
+    return 0;
+}
+
+bool classic_ended(const struct classic *c) { return __atomic_load_n(&c->running, __ATOMIC_ACQUIRE) == 0; }
+
+void classic_stop(struct classic *c)
+{
+    const struct timespec pause = {0, WAKE_AGAIN_NS};
+
+    __atomic_store_n(&c->stop, true, __ATOMIC_RELEASE);
+    while (!classic_ended(c)) {
+        for (unsigned i = 0; i < c->workers; i++)
+            pthread_kill(c->thread[i],
+                         WAKE_SIGNAL); /* a thread that has returned but is not joined takes it */
+        nanosleep(&pause, NULL);
+    }
+    for (unsigned i = 0; i < c->workers; i++)
+        pthread_join(c->thread[i], NULL);
+    slow_free(c->slow);
+    c->slow = NULL;
+}
+
+void classic_free(struct classic *c)
+{
+    if (!c)
+        return;
+    slow_free(c->slow);
+    free(c);
+}
+
+void classic_info(const struct classic *c, struct transport_info *out)
+{
+    out->threads = c->workers;
+    out->requests = __atomic_load_n(&c->requests, __ATOMIC_RELAXED);
+    out->deferred = __atomic_load_n(&c->deferred, __ATOMIC_RELAXED);
+}

@@ -1,0 +1,96 @@
+/*
+ * fault.c - a library to be preloaded (LD_PRELOAD) into the daemon: system calls fail or take long, as FAULT says.
+ *
+ *   FAULT=CALL=N        the Nth call of CALL fails (1: the first): queue_init, register_files, eventfd, and
+ *                       register_queue, for which the kernel will refuse the queue's entries
+ *   FAULT=sync_ms=MS    each fdatasync takes so long; FAULT=read_ms=MS: each read of a table
+ *
+ * The daemon itself knows nothing of it.
+ */
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <liburing.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <time.h>
+#include <unistd.h>
+
+static int value_of(const char *name)
+{
+    const char *fault = getenv("FAULT");
+    size_t len = strlen(name);
+
+    return fault && strncmp(fault, name, len) == 0 && fault[len] == '=' ? atoi(fault + len + 1) : 0;
+}
+
+/* Whether this call is the one. */
+static int fails(const char *name, int *calls)
+{
+    int n = value_of(name);
+
+    return n > 0 && __atomic_add_fetch(calls, 1, __ATOMIC_RELAXED) == n;
+}
+
+static void pause_ms(int ms)
+{
+    struct timespec t = {ms / 1000, ms % 1000 * 1000000L};
+
+    while (ms > 0 && nanosleep(&t, &t) < 0)
+        ;
+}
+
+int io_uring_queue_init_params(unsigned entries, struct io_uring *ring, struct io_uring_params *p)
+{
+    static int calls;
+    int (*real)(unsigned, struct io_uring *, struct io_uring_params *) =
+        (__typeof__(real))dlsym(RTLD_NEXT, "io_uring_queue_init_params");
+
+    return fails("queue_init", &calls) ? -EPERM : real(entries, ring, p);
+}
+
+int io_uring_register_files(struct io_uring *ring, const int *files, unsigned count)
+{
+    static int calls, queue_calls;
+    int (*real)(struct io_uring *, const int *, unsigned) =
+        (__typeof__(real))dlsym(RTLD_NEXT, "io_uring_register_files");
+
+    if (fails("register_files", &calls))
+        return -ENOMEM;
+    if (fails("register_queue", &queue_calls)) { /* commands go to a file that knows none */
+        int other = open("/", O_RDONLY | O_CLOEXEC);
+        int rc = real(ring, &other, 1);
+        close(other);
+        return rc;
+    }
+    return real(ring, files, count);
+}
+
+int eventfd(unsigned count, int flags)
+{
+    static int calls;
+    int (*real)(unsigned, int) = (__typeof__(real))dlsym(RTLD_NEXT, "eventfd");
+
+    if (fails("eventfd", &calls)) {
+        errno = EMFILE;
+        return -1;
+    }
+    return real(count, flags);
+}
+
+int fdatasync(int fd)
+{
+    int (*real)(int) = (__typeof__(real))dlsym(RTLD_NEXT, "fdatasync");
+
+    pause_ms(value_of("sync_ms"));
+    return real(fd);
+}
+
+ssize_t pread64(int fd, void *buf, size_t len, off64_t off)
+{
+    ssize_t (*real)(int, void *, size_t, off64_t) = (__typeof__(real))dlsym(RTLD_NEXT, "pread64");
+
+    pause_ms(value_of("read_ms"));
+    return real(fd, buf, len, off);
+}
