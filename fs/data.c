@@ -243,12 +243,10 @@ int data_trim(struct lsm *db, struct inode *ino, struct lsm_batch *batch, bool *
     if (ino->layout != LAYOUT_EXTENTS)
         return 0;
     if (ino->attr.size == 0) { /* looks into no extent, so that a damaged file can be emptied */
-        int r = extent_delete_keys(db, ino->attr.id, KEY_EXTENT, KEY_EXTENT, batch, &ino->stored, more);
-        if (r == 0 && !*more) {
-            ino->layout = LAYOUT_INLINE;
-            ino->stored = 0;
-        }
-        return r;
+        extent_delete_keys(ino->attr.id, KEY_EXTENT, KEY_EXTENT, batch);
+        ino->layout = LAYOUT_INLINE;
+        ino->stored = 0;
+        return 0;
     }
     uint64_t next = EXTENT_END_MAX;
     int r = extent_punch(db, ino, ino->attr.size, EXTENT_END_MAX, batch, &next);
@@ -382,8 +380,8 @@ int data_delete(struct lsm *db, struct inode *ino, struct lsm_batch *batch)
     return 0;
 }
 
-int data_reap(struct lsm *db, fs_id id, struct lsm_batch *batch, bool *more)
+void data_reap(fs_id id, struct lsm_batch *batch)
 {
-    static_assert(KEY_XATTR == KEY_EXTENT + 1, "one scan finds both");
-    return extent_delete_keys(db, id, KEY_EXTENT, KEY_XATTR, batch, NULL, more);
+    static_assert(KEY_XATTR == KEY_EXTENT + 1, "one range has both");
+    extent_delete_keys(id, KEY_EXTENT, KEY_XATTR, batch);
 }

@@ -53,7 +53,7 @@ int data_rehome(struct lsm *db, struct inode *ino, const struct inode_home *to, 
 /* Deletes contents without extents (inline, small) of a file that goes away at once. */
 int data_delete(struct lsm *db, struct inode *ino, struct lsm_batch *batch);
 
-/* Deletes up to DATA_STEP keys 0x04 and 0x05 of an id that nobody refers to any more. */
-int data_reap(struct lsm *db, fs_id id, struct lsm_batch *batch, bool *more);
+/* Deletes all keys 0x04 and 0x05 of an id that nobody refers to any more. */
+void data_reap(fs_id id, struct lsm_batch *batch);
 
 #endif

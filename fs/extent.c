@@ -15,6 +15,7 @@
 
 #define EXTENT_HEADER 8u /* le64 start */
 #define CHUNK EXTENT_MAX
+#define RUN_MIN 8u /* extents in a row from which on one range delete takes less than a delete for each */
 
 static_assert((EXTENT_MAX & (EXTENT_MAX - 1)) == 0 && EXTENT_MAX % EXTENT_BLOCK == 0, "chunks are aligned");
 static_assert(EXTENT_CUT_MIN > EXTENT_SPAN_MIN, "a piece left by a cut must not be tiny");
@@ -489,14 +490,38 @@ static int punch_within(struct edit *e, struct scan *s, const struct extent *x, 
     return r;
 }
 
-static int punch_whole(struct inode *ino, const struct extent *x, struct lsm_batch *batch)
+/* Extents that go as a whole, one after the other. */
+struct doomed {
+    uint64_t end[RUN_MIN]; /* of the first ones */
+    uint64_t last_end;
+    unsigned count;
+};
+
+static int punch_whole(struct inode *ino, const struct extent *x, struct doomed *d)
 {
-    struct key k = key_u64(ino->attr.id, KEY_EXTENT, x->end);
     if (ino->stored < x->end - x->start)
         return extent_damaged();
     ino->stored -= x->end - x->start;
-    lsm_batch_delete(batch, k.bytes, k.len);
+    if (d->count < RUN_MIN)
+        d->end[d->count] = x->end;
+    d->last_end = x->end;
+    d->count++;
     return 0;
+}
+
+/* No other extent ends where these do, nor between: they are what lies between the first and the last key. */
+static void delete_doomed(const struct inode *ino, const struct doomed *d, struct lsm_batch *batch)
+{
+    if (d->count >= RUN_MIN) {
+        struct key from = key_u64(ino->attr.id, KEY_EXTENT, d->end[0]),
+                   to = key_u64(ino->attr.id, KEY_EXTENT, d->last_end + 1);
+        lsm_batch_delete_range(batch, from.bytes, from.len, to.bytes, to.len, from.bytes, from.len);
+        return;
+    }
+    for (unsigned i = 0; i < d->count; i++) {
+        struct key k = key_u64(ino->attr.id, KEY_EXTENT, d->end[i]);
+        lsm_batch_delete(batch, k.bytes, k.len);
+    }
 }
 
 int extent_punch(struct lsm *db, struct inode *ino, uint64_t from, uint64_t to, struct lsm_batch *batch,
@@ -505,6 +530,7 @@ int extent_punch(struct lsm *db, struct inode *ino, uint64_t from, uint64_t to, 
     struct edit *e = NULL;
     struct scan s;
     struct extent x;
+    struct doomed doomed = {.count = 0};
     assert(from <= to && to <= EXTENT_END_MAX);
     *next = to;
     int r = scan_open(&s, db, ino->attr.id, chunk_floor(from), chunk_ceil(to));
@@ -517,7 +543,7 @@ int extent_punch(struct lsm *db, struct inode *ino, uint64_t from, uint64_t to, 
             break;
         }
         if (x.start >= from && x.end <= to) {
-            r = punch_whole(ino, &x, batch);
+            r = punch_whole(ino, &x, &doomed);
             scan_next(&s, &x);
         } else {
             r = e ? 0 : edit_new(ino, batch, &e);
@@ -529,45 +555,14 @@ int extent_punch(struct lsm *db, struct inode *ino, uint64_t from, uint64_t to, 
         if (r < 0)
             break;
     }
+    delete_doomed(ino, &doomed, batch);
     free(e);
     scan_close(&s);
     return r < 0 ? r : 0;
 }
 
-int extent_delete_keys(struct lsm *db, fs_id id, enum key_tag first, enum key_tag last,
-                       struct lsm_batch *batch, uint64_t *stored, bool *more)
+void extent_delete_keys(fs_id id, enum key_tag first, enum key_tag last, struct lsm_batch *batch)
 {
     struct key lower = key_plain(id, first), upper = key_plain(id, (enum key_tag)(last + 1));
-    struct lsm_iter_options options = {
-        .lower = lower.bytes,
-        .lower_len = lower.len,
-        .upper = upper.bytes,
-        .upper_len = upper.len,
-        .route_key = lower.bytes,
-        .route_key_len = lower.len,
-        .flags = nowait_flags(),
-    };
-    struct lsm_iter *it;
-    *more = false;
-    int r = lsm_iter_new(db, &options, &it);
-    if (r < 0)
-        return r;
-    unsigned n = 0;
-    for (lsm_iter_first(it); lsm_iter_valid(it); lsm_iter_next(it)) {
-        if (n++ == DATA_STEP) {
-            *more = true;
-            break;
-        }
-        size_t len;
-        const void *key = lsm_iter_key(it, &len);
-        lsm_batch_delete(batch, key, len);
-        if (stored) {
-            lsm_iter_value(it, &len);
-            uint64_t bytes = len > EXTENT_HEADER ? len - EXTENT_HEADER : 0;
-            *stored -= bytes < *stored ? bytes : *stored;
-        }
-    }
-    r = lsm_iter_status(it);
-    lsm_iter_free(it);
-    return r;
+    lsm_batch_delete_range(batch, lower.bytes, lower.len, upper.bytes, upper.len, lower.bytes, lower.len);
 }

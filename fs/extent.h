@@ -52,11 +52,7 @@ int extent_punch(struct lsm *db, struct inode *ino, uint64_t from, uint64_t to, 
 int extent_seek_data(struct lsm *db, const struct inode *ino, uint64_t off, uint64_t *out);
 int extent_seek_hole(struct lsm *db, const struct inode *ino, uint64_t off, uint64_t *out);
 
-/*
- * Deletes up to DATA_STEP keys of an id with tags in [first, last], whatever they hold. `stored` (may be
- * NULL) is reduced by the bytes of extents among them, not below 0.
- */
-int extent_delete_keys(struct lsm *db, fs_id id, enum key_tag first, enum key_tag last,
-                       struct lsm_batch *batch, uint64_t *stored, bool *more);
+/* Deletes all keys of an id with tags in [first, last], whatever they hold and without looking at them. */
+void extent_delete_keys(fs_id id, enum key_tag first, enum key_tag last, struct lsm_batch *batch);
 
 #endif

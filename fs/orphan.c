@@ -157,22 +157,20 @@ static fs_id next_orphan(struct reaper *r)
     return scan_next(r);
 }
 
-static int reap_step(struct fs *fs, fs_id id, bool *more)
+/* All that is left of the inode, in one batch. */
+static int reap(struct fs *fs, fs_id id)
 {
     struct lsm_batch *batch = NULL;
     int r = lsm_batch_new(&batch);
     if (r < 0)
         return r;
-    r = data_reap(fs->db, id, batch, more);
-    if (r == 0 && !*more) {
-        struct key own = key_plain(id, KEY_INODE), orphan = orphan_key(fs, KEY_ORPHAN, id);
-        lsm_batch_delete(batch, own.bytes, own.len);
-        lsm_batch_delete(batch, orphan.bytes, orphan.len);
-        if (__atomic_load_n(&fs->truncates_stuck, __ATOMIC_ACQUIRE) > 0)
-            truncate_delete(fs, id, batch);
-    }
-    if (r == 0)
-        r = lsm_commit(fs->db, batch, 0);
+    struct key own = key_plain(id, KEY_INODE), orphan = orphan_key(fs, KEY_ORPHAN, id);
+    data_reap(id, batch);
+    lsm_batch_delete(batch, own.bytes, own.len);
+    lsm_batch_delete(batch, orphan.bytes, orphan.len);
+    if (__atomic_load_n(&fs->truncates_stuck, __ATOMIC_ACQUIRE) > 0)
+        truncate_delete(fs, id, batch);
+    r = lsm_commit(fs->db, batch, 0);
     lsm_batch_free(batch);
     return r;
 }
@@ -180,22 +178,20 @@ static int reap_step(struct fs *fs, fs_id id, bool *more)
 /* One step. 1: go on, 0: nothing to do, -ENOSPC, -ENOMEM: try again later. */
 static int work(struct reaper *r)
 {
-    bool more = false;
     int e;
 
     if (r->current == 0)
         r->current = next_orphan(r);
     if (r->current == 0)
         return 0;
-    e = reap_step(r->fs, r->current, &more);
+    e = reap(r->fs, r->current);
     if (e == -ENOSPC || e == -ENOMEM)
         return e;
     if (e < 0)
         fs_log(r->fs, LSM_LOG_ERROR,
                "removing the contents of deleted inode %llx failed: %s; the next mount tries again",
                (unsigned long long)r->current, strerror(-e));
-    if (e < 0 || !more)
-        r->current = 0;
+    r->current = 0;
     return 1;
 }
 

@@ -3,8 +3,8 @@
  *
  * An orphan record (keys.h) says: this id has no name, but keys under its id remain. The one rule is that
  * an orphan may be removed if and only if nobody refers to it, that is, if it is not in the inode
- * table: no name leads to it, so nobody can begin to. Its contents go in steps of DATA_STEP
- * keys, each a commit; the last one takes the orphan record along. A crash in between leaves it.
+ * table: no name leads to it, so nobody can begin to. Its contents and the orphan record go in one
+ * batch, by a range delete, whatever their size. (Release 0.1 did so in steps: what it left of one goes likewise.)
  *
  * The reaper has a bounded queue of ids that lost their last reference. When it is full, and at
  * the start, the reaper looks through the orphan lists of the store instead.

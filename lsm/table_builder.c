@@ -557,7 +557,7 @@ static int set_bounds(struct table_builder *b)
 {
     struct table_meta *m = &b->meta;
     const struct range_delete *r = &b->last_range;
-    bool ranges = m->range_deletes > 0;
+    bool ranges = m->range_deletes > 0 && !(m->entries && mutant("table bounds without range deletes"));
     if (ranges &&
         (!m->entries || key_compare(b->range_first, b->range_first_len, m->smallest, m->smallest_len) < 0)) {
         free(m->smallest);

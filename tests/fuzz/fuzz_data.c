@@ -163,16 +163,11 @@ static void remove_all(const struct inode *ino)
 {
     struct key k = key_small(ino->home.parent, ino->home.hash, ino->home.index);
     struct lsm_batch *batch;
-    bool more = true;
 
     fuzz_check(lsm_batch_new(&batch) == 0);
-    for (unsigned i = 0; more; i++) {
-        fuzz_check(i < STEPS_MAX);
-        lsm_batch_clear(batch);
-        fuzz_check(data_reap(db, ino->attr.id, batch, &more) == 0);
-        lsm_batch_delete(batch, k.bytes, k.len);
-        fuzz_check(lsm_commit(db, batch, 0) == 0);
-    }
+    data_reap(ino->attr.id, batch);
+    lsm_batch_delete(batch, k.bytes, k.len);
+    fuzz_check(lsm_commit(db, batch, 0) == 0);
     lsm_batch_free(batch);
 }
 

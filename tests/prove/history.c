@@ -133,6 +133,7 @@ void profile_make(struct profile *p, uint64_t seed)
         .keys = one_in(r, 3) ? 12 : MODEL_KEYS,
         .deletes = (unsigned)below(r, 60),
         .merges = (unsigned)below(r, 35),
+        .ranges = one_in(r, 3) ? 0 : (unsigned)below(r, 40),
     };
     if (one_in(r, 4)) { /* a cold shard pins much of the log */
         p->cold = 97;
@@ -280,6 +281,12 @@ static bool read_failed(struct run *r, const char *what, int err)
     return r->errors_allowed;
 }
 
+static int compare_bytes(const uint8_t *a, size_t alen, const uint8_t *b, size_t blen)
+{
+    int c = memcmp(a, b, alen < blen ? alen : blen);
+    return c ? c : (alen > blen) - (alen < blen);
+}
+
 static void order_keys(const struct profile *p, unsigned order[MODEL_ALL])
 {
     uint8_t a[KEY_BYTES], b[KEY_BYTES];
@@ -289,8 +296,7 @@ static void order_keys(const struct profile *p, unsigned order[MODEL_ALL])
         size_t alen = key_of(p, i, a);
         for (; at > 0; at--) {
             size_t blen = key_of(p, order[at - 1], b);
-            int c = memcmp(b, a, alen < blen ? alen : blen);
-            if (c < 0 || (c == 0 && blen < alen))
+            if (compare_bytes(b, blen, a, alen) < 0)
                 break;
             order[at] = order[at - 1];
         }
@@ -504,6 +510,32 @@ static void change(struct run *r, struct lsm_batch *b, struct model *next, unsig
     *m = (struct model_value){true, (uint32_t)len, sum};
 }
 
+/*
+ * A range between two keys, any shard's or one's, as their first bytes are. The numbers in it go, too; the highest
+ * one is put into the batch behind it.
+ */
+static void change_range(struct run *r, struct lsm_batch *b, struct model *next, unsigned home)
+{
+    const struct profile *p = r->profile;
+    unsigned shards = p->options.shards, from = (unsigned)below(r, p->keys), to = (unsigned)below(r, p->keys);
+    uint8_t start[KEY_BYTES], end[KEY_BYTES], key[KEY_BYTES];
+    bool routed = one_in(r, 2);
+
+    if (routed) {
+        from = from / shards * shards + home;
+        to = to / shards * shards + home;
+    }
+    size_t start_len = key_of(p, from, start), end_len = key_of(p, to, end);
+    if (lsm_batch_bytes(b) + start_len + 2 * end_len > BATCH_MAX || (routed && (!start_len || !end_len)))
+        return;
+    lsm_batch_delete_range(b, start, start_len, end, end_len, routed ? start : NULL, routed ? 1 : 0);
+    for (unsigned i = 0; i < MODEL_ALL; i++) {
+        size_t len = key_of(p, i, key);
+        if (compare_bytes(key, len, start, start_len) >= 0 && compare_bytes(key, len, end, end_len) < 0)
+            next->value[i].exists = false;
+    }
+}
+
 /* Of some shards or one; always with the number of the batch in a shard that it touches. */
 static void fill_batch(struct run *r, struct lsm_batch *b, struct model *next)
 {
@@ -522,6 +554,8 @@ static void fill_batch(struct run *r, struct lsm_batch *b, struct model *next)
             continue;
         change(r, b, next, i);
         touched |= 1u << i % shards;
+        if (below(r, 100 * n) < r->profile->ranges)
+            change_range(r, b, next, home);
     }
     for (unsigned s = 0; s < shards; s++) {
         if (s != home && (!(touched >> s & 1) || one_in(r, 2)))

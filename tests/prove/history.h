@@ -31,6 +31,7 @@ struct profile {
     unsigned large;           /* of 1000 values so many are 20..200 KiB */
     unsigned keys;            /* that are used */
     unsigned deletes, merges; /* of 100 changes */
+    unsigned ranges;          /* of 100 batches so many delete ranges */
     /* of the filesystem's */
     unsigned hash_bits; /* of a name's hash that are kept: with few of them names collide; 0: all */
     bool relatime;      /* reading changes access times */

@@ -64,6 +64,16 @@ static const struct defect {
     {"reserve not retaken", "full"},
     {"purge forgets the snapshots", "full"},
     {"last segment used", "full"},
+    {"range deletes not replayed", "model"},
+    {"range deletes of one shard only", "model"},
+    {"flush forgets range deletes", "model"},
+    {"range deletes not clipped", "model"},
+    {"range deletes dropped too early", "model"},
+    {"range deletes ignore snapshots", "model"},
+    {"backward iterators ignore range deletes", "model"},
+    {"an operand is folded over a range delete", "model"},
+    {"gets ignore range deletes of tables", "model"},
+    {"table bounds without range deletes", "model"},
 };
 
 #define DEFECTS (sizeof defects / sizeof defects[0])
