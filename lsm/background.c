@@ -113,8 +113,7 @@ static void installed(void *arg, struct version *v)
     in->spare = NULL;
 }
 
-/* Applies an edit of this shard and publishes the view that goes with it. */
-static int apply_edit(struct shard *s, struct edit *edit, struct memtable *flushed)
+int shard_apply(struct shard *s, struct edit *edit, struct memtable *flushed)
 {
     struct install in = {s, view_spare(s), flushed};
     if (!in.spare)
@@ -211,6 +210,7 @@ static int write_memtable(struct shard *s, struct memtable *m, struct compact_re
     if (!err) {
         struct compact_job job = job_for(s, input, 0);
         job.expected_entries = memtable_count(m);
+        job.deletes_since_s = memtable_born_s(m);
         job.ranges = mutant("flush forgets range deletes") ? NULL : &ranges;
         job.snapshots = snapshots;
         job.snapshot_count = snapshot_count;
@@ -246,7 +246,7 @@ static int flush_memtable(struct shard *s, struct memtable *m)
         edit.flushed_shard = s->index;
         edit.flushed = end;
         edit.log_start = mutant("log start too high") ? end : oldest_unflushed(db, m);
-        err = apply_edit(s, &edit, m);
+        err = shard_apply(s, &edit, m);
     }
     if (!err) {
         count_add(&s->flushes, 1);
@@ -279,8 +279,7 @@ int shard_flush_oldest(struct shard *s)
     return result;
 }
 
-/* Seals the active memtable unless it is empty or too many wait already. 1 if it did. */
-static int seal_active(struct shard *s)
+int shard_seal(struct shard *s)
 {
     struct view *retired = NULL;
     int result = 0;
@@ -324,7 +323,7 @@ static int relieve_log(struct lsm *db, struct shard *self)
     struct view *v = view_get(oldest);
     bool waiting = v->sealed_count > 0;
     view_unref(v);
-    int sealed = waiting ? 0 : seal_active(oldest);
+    int sealed = waiting ? 0 : shard_seal(oldest);
     if (sealed < 0)
         return sealed;
     if (oldest == self) /* a flush that failed and waits for its time is no reason to go on */
@@ -388,7 +387,7 @@ static int move_table(struct shard *s, const struct compaction *c)
     struct edit edit = {.add = &add, .add_count = 1};
     int err = remove_inputs(&edit, c);
     if (!err)
-        err = apply_edit(s, &edit, NULL);
+        err = shard_apply(s, &edit, NULL);
     free(edit.remove);
     if (!err)
         count_add(&s->trivial_moves, 1);
@@ -443,13 +442,25 @@ static int input_ranges(const struct compaction *c, const uint64_t *snapshots, s
     return err ? err : ranges_build(out, snapshots, snapshot_count);
 }
 
+static uint64_t oldest_deletes(const struct compaction *c)
+{
+    uint64_t oldest = UINT64_MAX;
+    for (unsigned which = 0; which < 2; which++)
+        for (size_t i = 0; i < c->count[which]; i++) {
+            const struct table_meta *m = &c->inputs[which][i]->meta;
+            if (m->deletes + m->range_deletes > 0 && m->deletes_since_s < oldest)
+                oldest = m->deletes_since_s;
+        }
+    return oldest;
+}
+
 static int install_outputs(struct shard *s, const struct compaction *c, struct edit *edit,
                            const struct compact_result *r)
 {
     int err = add_outputs(edit, r, s->index, c->to);
     if (!err)
         err = remove_inputs(edit, c);
-    return err ? err : apply_edit(s, edit, NULL);
+    return err ? err : shard_apply(s, edit, NULL);
 }
 
 static int rewrite_tables(struct shard *s, const struct compaction *c, struct at_work *work)
@@ -478,6 +489,7 @@ static int rewrite_tables(struct shard *s, const struct compaction *c, struct at
         job.snapshots = snapshots;
         job.snapshot_count = snapshot_count;
         job.ranges = &ranges;
+        job.deletes_since_s = oldest_deletes(c);
         job.bottom = c->bottom || mutant("deletes dropped too early");
         job.max_output_bytes = c->max_output_bytes;
         if (c->to + 1 < LSM_LEVELS)
@@ -571,10 +583,13 @@ static int compact_once(struct shard *s, lsn_t until)
     struct at_work work = {0};
     if (s->compaction_broken)
         return 0;
+    int dropped = shard_drop_covered(s);
+    if (dropped)
+        return dropped;
     struct version *v = vset_current(db->vset, s->index);
     uint64_t oldest = snapshot_oldest(db);
     bool any = until ? compaction_pick_all(db->vset, v, oldest, until, &c)
-                     : compaction_pick(db->vset, v, oldest, &c);
+                     : compaction_pick(db->vset, v, oldest, &c) || shard_pick_deletes(s, v, oldest, &c);
     uint64_t space = any && !c.trivial ? space_of(&c) : 0;
     bool fits = !space || space_claim(db, space);
     __atomic_store_n(&s->compaction_too_large, fits ? 0 : space, __ATOMIC_RELAXED);
@@ -634,7 +649,7 @@ static int seal_if_tight(struct shard *s)
     if (waiting)
         return 0;
     s->sealed_ns = now;
-    return seal_active(s);
+    return shard_seal(s);
 }
 
 static int one_step(struct shard *s)
@@ -644,6 +659,8 @@ static int one_step(struct shard *s)
         result = relieve_log(s->db, s);
     if (!result)
         result = seal_if_tight(s);
+    if (!result && !s->flush_failure.error)
+        result = shard_seal_deletes(s);
     if (result == 0 || result == -ENOSPC) {
         int compacted = compact(s);
         if (compacted > 0)
@@ -651,6 +668,8 @@ static int one_step(struct shard *s)
         if (compacted)
             result = compacted;
     }
+    if (!result)
+        s->deletes_urgent = false;
     vset_collect(s->db->vset);
     return result;
 }
@@ -740,6 +759,8 @@ static void wait_for_work(struct shard *s)
         at = s->compact_failure.retry_ns;
     if (s->look_ns && s->look_ns < at)
         at = s->look_ns;
+    if (s->age_check_ns < at)
+        at = s->age_check_ns;
     if (at == UINT64_MAX)
         pthread_cond_wait(&s->work, &s->work_lock);
     else if (at > now)
@@ -751,6 +772,7 @@ static void wait_for_work(struct shard *s)
 static void shard_main(void *arg)
 {
     struct shard *s = arg;
+    s->age_check_ns = UINT64_MAX;
     pthread_mutex_lock(&s->work_lock);
     while (!s->stop) {
         if (!s->kicked) {
@@ -761,6 +783,7 @@ static void shard_main(void *arg)
         pthread_mutex_unlock(&s->work_lock);
         while (shard_step(s) > 0 && !__atomic_load_n(&s->stop, __ATOMIC_RELAXED))
             ;
+        s->age_check_ns = shard_next_age_check(s);
         pthread_mutex_lock(&s->work_lock);
     }
     pthread_mutex_unlock(&s->work_lock);
@@ -843,7 +866,7 @@ static int flush_until(struct shard *s, lsn_t until)
         struct view *v = view_get(s);
         bool waiting = v->sealed_count > 0;
         view_unref(v);
-        int err = waiting ? 0 : seal_active(s);
+        int err = waiting ? 0 : shard_seal(s);
         if (err >= 0)
             err = shard_wait(s, SHARD_FLUSHES, since);
         if (!err)

@@ -205,6 +205,8 @@ static int finish_table(struct run *r, const uint8_t *cut, size_t cut_len)
     if (rc)
         return rc; /* the builder is still there to be aborted */
     r->builder = NULL;
+    if (meta.deletes + meta.range_deletes > 0)
+        meta.deletes_since_s = r->job->deletes_since_s;
     rc = remember_table(r, &meta);
     if (rc) {
         remove_table(r->job->env, r->job->dir, meta.number);

@@ -30,6 +30,7 @@ struct compact_job {
     lsm_merge_fn merge;
     void *merge_arg;
     size_t block_bytes;
+    uint64_t deletes_since_s; /* for the tables' meta; no delete in the input is older */
     enum table_compression compression;
     unsigned filter_bits;
     struct table_writer_stats *writer_stats; /* or NULL */

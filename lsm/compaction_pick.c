@@ -379,6 +379,55 @@ bool compaction_pick(struct vset *vs, struct version *v, uint64_t oldest_snapsho
     return true;
 }
 
+/* A file of the level whose deletes are from before old_s, the oldest first; it can be helped. */
+static struct table_file *aged_file(const struct level *level, unsigned l, uint64_t oldest_snapshot,
+                                    uint64_t old_s)
+{
+    struct table_file *best = NULL;
+    for (size_t i = 0; i < level->count; i++) {
+        const struct table_meta *m = &level->files[i]->meta;
+        if (m->deletes + m->range_deletes > 0 && m->deletes_since_s <= old_s &&
+            (l < LAST_LEVEL || is_droppable(m, oldest_snapshot)) &&
+            (!best || m->deletes_since_s < best->meta.deletes_since_s))
+            best = level->files[i];
+    }
+    return best;
+}
+
+static bool has_dense(const struct level *level)
+{
+    for (size_t i = 0; i < level->count; i++)
+        if (is_dense(&level->files[i]->meta))
+            return true;
+    return false;
+}
+
+bool compaction_pick_deletes(struct vset *vs, struct version *v, uint64_t oldest_snapshot, bool urgent,
+                             uint64_t old_s, struct compaction *out)
+{
+    memset(out, 0, sizeof *out);
+    if (is_compacting(v))
+        return false;
+    struct compaction c = {.shard = v->shard, .version = v, .reason = "reads"};
+    struct table_file *f = NULL;
+    if (!urgent || !has_dense(&v->levels[0])) {
+        c.reason = "age";
+        while (c.from < LSM_LEVELS && !(f = aged_file(&v->levels[c.from], c.from, oldest_snapshot, old_s)))
+            c.from++;
+        if (!f)
+            return false;
+    }
+    uint64_t targets[LSM_LEVELS];
+    version_targets(vs, v, targets);
+    c.to = c.from == 0 ? base_level(v, targets) : c.from < LAST_LEVEL ? c.from + 1 : c.from;
+    if (!(c.from ? set_inputs(&c, 0, &f, 1) : choose_l0(&c)) || !complete(vs, &c, oldest_snapshot)) {
+        free_inputs(&c);
+        return false;
+    }
+    *out = c;
+    return true;
+}
+
 /* From the first file on as many as make a compaction of moderate size. */
 static size_t run_length(const struct vset *vs, const struct level *level, size_t first)
 {

@@ -86,10 +86,14 @@ struct shard {
         compaction_too_large; /* atomic; bytes that the due compaction takes, there not being so much space */
     uint64_t sealed_ns;       /* when a memtable was last sealed because the disk is full */
     uint64_t look_ns;         /* when to look at the disk again; 0: no need */
+    bool deletes_urgent;      /* reads suffer from them, until there is nothing left to do about it */
+    uint64_t age_check_ns;    /* when to look for old deletes next; UINT64_MAX: there are none */
+
+    uint64_t skipped; /* atomic; entries that iterators stepped over since that was looked at */
 
     /* statistics, relaxed atomics */
     uint64_t flushes, compactions, trivial_moves, flush_bytes, compact_bytes_read, compact_bytes_written;
-    uint64_t entries_dropped, purges, stalls, stall_ns;
+    uint64_t entries_dropped, purges, tables_covered, skipped_total, stalls, stall_ns;
 };
 
 /* In options.flags, never from outside: the caller holds the store's lock (repair). */
@@ -211,10 +215,22 @@ uint64_t shard_count(struct shard *s, enum shard_work what);
  * is told of an error that is older than his asking. Inline: does a step; -ENOSPC if there is nothing to do.
  */
 int shard_wait(struct shard *s, enum shard_work what, uint64_t since);
+/* Seals the active memtable unless it is empty or too many wait already. 1 if it did. */
+int shard_seal(struct shard *s);
+/* Applies an edit of this shard and publishes the view that goes with it, without `flushed`. */
+int shard_apply(struct shard *s, struct edit *edit, struct memtable *flushed);
 int background_start(struct lsm *db);
 void background_stop(struct lsm *db);
 /* Unflushed records pin more log than the budget: the shard with the oldest has to flush. Cheap. */
 bool log_over_budget(const struct lsm *db);
+
+/* ---- tombstones.c ---- */
+
+int shard_drop_covered(struct shard *s); /* tables that range deletes cover as a whole; 1 if there were any */
+void shard_note_skipped(struct shard *s, uint64_t entries); /* an iterator stepped over so many */
+int shard_seal_deletes(struct shard *s); /* 1 if it sealed the memtable for the sake of deletes in it */
+bool shard_pick_deletes(struct shard *s, struct version *v, uint64_t oldest_snapshot, struct compaction *out);
+uint64_t shard_next_age_check(struct shard *s);
 
 /* ---- recover.c ---- */
 

@@ -16,6 +16,8 @@
 #include <errno.h>
 #include <stdlib.h>
 
+#define SKIPPED_MIN 100u /* entries: fewer are not worth telling */
+
 struct buffer {
     uint8_t *data;
     size_t len, capacity;
@@ -148,6 +150,9 @@ void lsm_iter_free(struct lsm_iter *it)
     if (!it)
         return;
     iter_free(it->in);
+    if (it->skipped >= SKIPPED_MIN)
+        for (unsigned i = 0; i < it->view_count; i++)
+            shard_note_skipped(it->views[i]->shard, it->skipped / it->view_count);
     for (unsigned i = 0; i < it->view_count; i++)
         view_unref(it->views[i]);
     free(it->lower.data);
@@ -223,7 +228,7 @@ static int resolve_operands(struct lsm_iter *it)
 
 static void skip_key(struct lsm_iter *it)
 {
-    while (it->in->valid && same_key(it, &it->in->key))
+    for (; it->in->valid && same_key(it, &it->in->key); it->skipped++)
         iter_next(it->in);
 }
 
@@ -318,6 +323,7 @@ static void settle_backward(struct lsm_iter *it)
             it->valid = true;
             return;
         }
+        it->skipped++;
     }
     it->status = in->status;
 }
@@ -396,7 +402,9 @@ void lsm_iter_next(struct lsm_iter *it)
         /* Back onto this key's versions, which follow. */
         iter_seek(it->in, it->key.data, it->key.len, SEQ_MAX);
     }
+    uint64_t before = it->skipped;
     skip_key(it);
+    it->skipped = before; /* older versions of what was there are no deletes */
     settle_forward(it);
 }
 

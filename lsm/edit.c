@@ -18,6 +18,8 @@
  *   15   NEXT_NUMBER: above every file number handed out so far                      once
  *   25   RANGES: number of range deletes in the table that was added last, 1 if its  after an ADD
  *             largest key is not part of it, else 0
+ *   26   SINCE: no delete in the table that was added last is older than this       after an ADD
+ *             (seconds since 1970)
  *   33   NAME: seq, wall clock in ns; then the bytes of a snapshot's name            once
  *   35   DROP_NAME: the bytes of the name                                            once
  *
@@ -39,6 +41,7 @@ enum field_tag {
     FIELD_LOG_START = 13,
     FIELD_NEXT_NUMBER = 15,
     FIELD_RANGES = 25,
+    FIELD_SINCE = 26,
     FIELD_NAME = 33,
     FIELD_DROP_NAME = 35,
 };
@@ -91,6 +94,8 @@ static void put_add(struct buffer *b, const struct edit_file *f)
     put_bytes(b, m->largest, m->largest_len);
     if (m->range_deletes)
         put_field(b, FIELD_RANGES, (uint64_t[]){m->range_deletes, m->largest_exclusive}, 2, 0);
+    if (m->deletes_since_s)
+        put_field(b, FIELD_SINCE, &m->deletes_since_s, 1, 0);
 }
 
 static void put_log_fields(struct buffer *b, const struct edit *e)
@@ -231,6 +236,14 @@ static int read_ranges(struct reader *r, struct edit *e)
     return m->range_deletes && exclusive <= 1 ? 0 : -EUCLEAN;
 }
 
+static int read_since(struct reader *r, struct edit *e)
+{
+    if (!e->add_count)
+        return -EUCLEAN;
+    e->add[e->add_count - 1].meta.deletes_since_s = read_varint(r);
+    return 0;
+}
+
 static int read_remove(struct reader *r, struct edit *e)
 {
     struct edit_file *f = new_slot(&e->remove, &e->remove_count);
@@ -300,6 +313,7 @@ static int read_field(uint64_t tag, struct reader *r, struct decoded_edit *d)
         d->next_number = read_varint(r);
         return d->next_number <= FILE_NUMBER_MAX ? 0 : -EUCLEAN;
     case FIELD_RANGES: return read_ranges(r, e);
+    case FIELD_SINCE: return read_since(r, e);
     case FIELD_NAME: return read_taken_name(r, d);
     case FIELD_DROP_NAME: e->name_dropped = d->name_dropped; return read_name(r, d->name_dropped);
     default: return tag & 1 ? -ENOTSUP : 0;

@@ -23,6 +23,7 @@
 #define MEMORY_DEFAULT (256 * MIB)
 #define MEMORY_MIN (8 * MIB)
 #define SEGMENT_DEFAULT (16 * MIB)
+#define DELETE_AGE_S_DEFAULT (24u * 3600u)
 
 int db_writable(const struct lsm *db)
 {
@@ -87,6 +88,8 @@ static int fill_options(struct lsm_options *o)
         o->commit_ms = 1000;
     if (!o->level_ratio)
         o->level_ratio = 10;
+    if (!o->delete_age_s)
+        o->delete_age_s = DELETE_AGE_S_DEFAULT;
     return o->level_ratio < 2 ? -EINVAL : 0;
 }
 

@@ -38,8 +38,10 @@ struct memtable {
     unsigned state; /* atomic, enum memtable_state */
     struct arena arena;
     struct range_index ranges;
-    size_t range_bytes;   /* of the bounds in it; writer only */
-    uint64_t count;       /* atomic: statistics read it */
+    size_t range_bytes; /* of the bounds in it; writer only */
+    uint64_t count;     /* atomic: statistics read it */
+    uint64_t deletes;   /* atomic */
+    uint64_t born_s;
     unsigned height;      /* atomic: levels in use */
     uint64_t table_bytes; /* atomic */
     uint64_t random;
@@ -132,6 +134,11 @@ uint64_t memtable_table_bytes(const struct memtable *m)
 }
 
 uint64_t memtable_count(const struct memtable *m) { return __atomic_load_n(&m->count, __ATOMIC_RELAXED); }
+
+uint64_t memtable_deletes(const struct memtable *m) { return __atomic_load_n(&m->deletes, __ATOMIC_RELAXED); }
+
+void memtable_set_born_s(struct memtable *m, uint64_t s) { m->born_s = s; }
+uint64_t memtable_born_s(const struct memtable *m) { return m->born_s; }
 
 uint64_t memtable_range_count(const struct memtable *m) { return range_index_count(&m->ranges); }
 
@@ -292,6 +299,8 @@ void memtable_insert(struct memtable *m, uint64_t seq, enum entry_type type, con
     __atomic_store_n(&m->count, m->count + 1, __ATOMIC_RELAXED);
     __atomic_store_n(&m->table_bytes, m->table_bytes + key_len + n->value_len + TABLE_ENTRY_BYTES,
                      __ATOMIC_RELAXED);
+    if (type == ENTRY_DELETE)
+        __atomic_store_n(&m->deletes, m->deletes + 1, __ATOMIC_RELAXED);
     if (height > m->height)
         __atomic_store_n(&m->height, height, __ATOMIC_RELAXED);
 

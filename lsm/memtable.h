@@ -40,6 +40,7 @@ size_t memtable_free_bytes(const struct memtable *m);
 size_t memtable_used_bytes(const struct memtable *m);
 uint64_t memtable_count(const struct memtable *m); /* entries, without range deletes */
 uint64_t memtable_range_count(const struct memtable *m);
+uint64_t memtable_deletes(const struct memtable *m);
 bool memtable_is_empty(const struct memtable *m);
 /* Whether range deletes with bounds of so many bytes in all may still come. */
 bool memtable_takes_ranges(const struct memtable *m, size_t bytes);
@@ -80,6 +81,10 @@ int memtable_ranges(const struct memtable *m, struct ranges *out);
 
 /* Holds a reference on m. Operands come as they were inserted over other operands: unfolded. */
 int memtable_iter_new(struct memtable *m, struct iter **out);
+
+/* When it began, in seconds since 1970: set once, before others see it. */
+void memtable_set_born_s(struct memtable *m, uint64_t s);
+uint64_t memtable_born_s(const struct memtable *m);
 
 enum memtable_state memtable_state(const struct memtable *m);
 void memtable_set_state(struct memtable *m, enum memtable_state state);

@@ -5,6 +5,17 @@
 
 #include <string.h>
 
+static uint64_t range_deletes(const struct view *v)
+{
+    uint64_t n = v->active ? memtable_range_count(v->active) : 0;
+    for (size_t i = 0; i < v->sealed_count; i++)
+        n += memtable_range_count(v->sealed[i]);
+    for (unsigned l = 0; l < LSM_LEVELS; l++)
+        for (size_t i = 0; v->version->levels[l].ranged && i < v->version->levels[l].count; i++)
+            n += v->version->levels[l].files[i]->meta.range_deletes;
+    return n;
+}
+
 static void shard_stats(struct shard *s, struct lsm_shard_stats *out)
 {
     struct view *v = view_get(s);
@@ -13,6 +24,7 @@ static void shard_stats(struct shard *s, struct lsm_shard_stats *out)
     for (size_t i = 0; i < v->sealed_count; i++)
         out->memtable_bytes += memtable_used_bytes(v->sealed[i]);
     version_targets(s->db->vset, v->version, out->target_bytes);
+    out->range_deletes = range_deletes(v);
     view_unref(v);
     out->flushes = count_get(&s->flushes);
     out->compactions = count_get(&s->compactions);
@@ -22,6 +34,8 @@ static void shard_stats(struct shard *s, struct lsm_shard_stats *out)
     out->compact_bytes_read = count_get(&s->compact_bytes_read);
     out->compact_bytes_written = count_get(&s->compact_bytes_written);
     out->entries_dropped = count_get(&s->entries_dropped);
+    out->tables_covered = count_get(&s->tables_covered);
+    out->skipped = count_get(&s->skipped_total);
     out->stalls = count_get(&s->stalls);
     out->stall_ns = count_get(&s->stall_ns);
 }

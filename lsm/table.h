@@ -25,6 +25,8 @@ struct table_meta {
     uint64_t range_deletes;          /* fragments and seqs, not among the entries; one of both is above 0 */
     uint64_t key_bytes, value_bytes; /* uncompressed user bytes */
     uint64_t seq_min, seq_max;
+    uint64_t
+        deletes_since_s; /* no delete in it is older: seconds since 1970; 0: not known. Not in the file */
     uint8_t *smallest, *largest; /* user keys: nothing in the table concerns others */
     uint32_t smallest_len, largest_len;
     bool largest_exclusive; /* the largest is the end of a range delete: it is not concerned itself */

@@ -31,7 +31,8 @@ struct table_file {
     struct table *table; /* open while the file lives */
     unsigned refs;       /* atomic */
     unsigned shard;
-    bool compacting; /* an input of the running compaction; the shard's own thread only */
+    bool compacting;    /* an input of the running compaction; the shard's own thread only */
+    bool ranges_looked; /* for tables that its range deletes cover; the shard's own thread only */
     /* What newer tables hide of it: compaction_purge.c; the shard's own thread only. */
     uint64_t looked_seq, looked_snapshot, hidden_bytes, kept_bytes;
     struct table_file *dead_next; /* link of the vset's list of files that no version names any more */
@@ -212,7 +213,7 @@ struct compaction {
     uint64_t above_seq;             /* the highest of their seqs */
     bool looked_at;                 /* what they hide is known, and worth it */
     uint64_t max_output_bytes;
-    const char *reason; /* for logs: "l0", "size", "tombstones", "manual" */
+    const char *reason; /* for logs: "l0", "size", "tombstones", "reads", "age", "manual" */
 };
 
 /*
@@ -242,6 +243,12 @@ int compaction_above(const struct compaction *c, const uint64_t *snapshots, size
 /* The table was read: of so many bytes of keys and values the newer ones hide so many, with this oldest snapshot. */
 void compaction_looked(const struct compaction *c, uint64_t oldest_snapshot, uint64_t read_bytes,
                        uint64_t hidden_bytes);
+/*
+ * One for the sake of deletes, if nothing else is due: tables with deletes from before `old_s` (seconds since 1970),
+ * and, if reads suffer from them (`urgent`), level 0 as soon as one table there has many.
+ */
+bool compaction_pick_deletes(struct vset *vs, struct version *v, uint64_t oldest_snapshot, bool urgent,
+                             uint64_t old_s, struct compaction *out);
 void compaction_release(struct compaction *c); /* unmarks, unrefs */
 
 /* Score of the most urgent level, 1.0 = at target; and L0's count: for back-pressure. */

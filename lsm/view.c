@@ -88,6 +88,7 @@ int view_init(struct shard *s, size_t arena_bytes, struct version *version)
         view_unref(v);
         return err;
     }
+    memtable_set_born_s(v->active, env_wall_ns(s->db->env) / 1000000000u);
     version_ref(version);
     v->version = version;
     publish(s, v);
@@ -150,6 +151,7 @@ int view_rotate(struct shard *s, size_t arena_bytes, struct view **retired)
         free(v); /* its sealed ones are not filled in yet */
         return err;
     }
+    memtable_set_born_s(v->active, env_wall_ns(s->db->env) / 1000000000u);
     if (sealing) {
         memtable_set_state(old->active, MEMTABLE_SEALED);
         memtable_ref(old->active);

@@ -176,6 +176,7 @@ static void draw_options(struct test *t, bool create)
         .log_budget_bytes = (256u << 10) << (2 * below(t, 3)),
         .level_ratio = (unsigned)(2 + below(t, 5)),
         .commit_ms = (unsigned)(1 + below(t, 100)),
+        .delete_age_s = one_in(t, 3) ? 1 : 0,
         .route = t->routed ? first_byte : NULL,
         .merge = affine,
         .env = t->env,

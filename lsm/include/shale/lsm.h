@@ -86,9 +86,11 @@ struct lsm_options {
     size_t log_budget_bytes;  /* unflushed log that triggers flushes; 0: 4 segments */
     unsigned commit_ms;       /* sync at the latest this long after a write; 0: 1000 */
     unsigned level_ratio;     /* size of a level relative to the one above; 0: 10 */
-    lsm_route_fn route;       /* NULL: XXH3 of the whole key */
-    lsm_merge_fn merge;       /* NULL: -EINVAL from lsm_batch_merge, and from reading what must be folded */
-    void *callback_arg;       /* passed to route and merge */
+    unsigned
+        delete_age_s; /* deletes this old are compacted, so that what they delete leaves the disk; 0: a day */
+    lsm_route_fn route; /* NULL: XXH3 of the whole key */
+    lsm_merge_fn merge; /* NULL: -EINVAL from lsm_batch_merge, and from reading what must be folded */
+    void *callback_arg; /* passed to route and merge */
     void (*log)(void *arg, enum lsm_log_level level, const char *message); /* NULL: silent */
     void *log_arg;
     void (*progress)(void *arg, uint64_t done, uint64_t total); /* bytes of log replayed, or NULL */
@@ -292,6 +294,9 @@ struct lsm_shard_stats {
     uint64_t flushes, compactions, trivial_moves, purges; /* purges: on a full disk, of single tables */
     uint64_t flush_bytes, compact_bytes_read, compact_bytes_written;
     uint64_t entries_dropped; /* overwritten or deleted entries that compaction removed */
+    uint64_t tables_covered;  /* tables removed unread, as a range delete covered all of them */
+    uint64_t range_deletes;   /* in memtables and tables, now */
+    uint64_t skipped;         /* deletes, and what they hide, that iterators had to step over */
     uint64_t stall_ns, stalls;
 };
 
