@@ -36,6 +36,8 @@ typedef uint64_t fs_id;
 #define FS_ID_ROOT UINT64_C(1)
 #define FS_ID_CONTROL_FIRST UINT64_C(8) /* 8..15 are never stored: for a control directory above us */
 #define FS_ID_CONTROL_LAST UINT64_C(15)
+#define FS_ID_TEXT_FIRST ((UINT64_C(1) << 52) - (1u << 20)) /* nor are these: for what that directory shows */
+#define FS_ID_TEXT_LAST ((UINT64_C(1) << 52) - 1)
 
 #define FS_NAME_MAX 255u
 #define FS_LINK_MAX 1000000u /* names of one file */

@@ -42,7 +42,7 @@ static int extend(struct ids *ids, uint64_t serial)
     uint64_t leased = __atomic_load_n(&ids->leased, __ATOMIC_RELAXED);
     if (serial >= leased) {
         uint64_t end = serial + IDS_LEASE;
-        if (end > ID_SERIAL_MASK)
+        if (end > FS_ID_TEXT_FIRST)
             r = -ENOSPC;
         put_le64(value, end);
         if (r == 0)

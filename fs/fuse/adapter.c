@@ -43,6 +43,7 @@ void adapter_destroy(struct adapter *a)
  */
 static void op_init(void *userdata, struct fuse_conn_info *conn)
 {
+    struct adapter *a = userdata;
     const unsigned off = FUSE_CAP_AUTO_INVAL_DATA                             /* we are the only writer */
                          | FUSE_CAP_ATOMIC_O_TRUNC | FUSE_CAP_HANDLE_KILLPRIV /* the kernel does both */
                          | FUSE_CAP_DONT_MASK | FUSE_CAP_WRITEBACK_CACHE | FUSE_CAP_IOCTL_DIR |
@@ -53,8 +54,12 @@ static void op_init(void *userdata, struct fuse_conn_info *conn)
 
     conn->want &= ~off;
     conn->want |= on & conn->capable;
+    if (a->writeback)
+        conn->want |= FUSE_CAP_WRITEBACK_CACHE & conn->capable;
+    a->no_open = conn->capable & FUSE_CAP_NO_OPEN_SUPPORT;
+    a->no_opendir = conn->capable & FUSE_CAP_NO_OPENDIR_SUPPORT;
     conn->max_write = FS_WRITE_MAX;
-    conn->max_read = ((const struct adapter *)userdata)->max_read;
+    conn->max_read = a->max_read;
     conn->time_gran = 1;
 }
 
@@ -80,6 +85,8 @@ static void reply_entry(fuse_req_t req, int rc, const struct fs_attr *attr)
         return;
     }
     entry_of(adapter_of(req), attr, &e);
+    if (control_owns_text(attr->id))
+        e.entry_timeout = 0; /* the next one who asks gets another text */
     fuse_reply_entry(req, &e);
 }
 
@@ -113,7 +120,9 @@ static void op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
 
 static void forget(struct adapter *a, fuse_ino_t ino, uint64_t count)
 {
-    if (!control_owns(ino))
+    if (control_owns_text(ino) && a->control)
+        control_forget(a->control, ino, count);
+    else if (!control_owns(ino))
         fs_forget(a->fs, ino, count);
 }
 
@@ -153,7 +162,13 @@ static void op_create(fuse_req_t req, fuse_ino_t parent, const char *name, mode_
 {
     struct fuse_entry_param e;
     struct fs_attr attr;
-    int rc = make_node(req, parent, name, S_IFREG | (mode & ~(mode_t)S_IFMT), 0, &attr);
+    int rc;
+
+    if (adapter_of(req)->no_open) { /* MKNOD will do */
+        reply_result(req, -ENOSYS);
+        return;
+    }
+    rc = make_node(req, parent, name, S_IFREG | (mode & ~(mode_t)S_IFMT), 0, &attr);
 
     /* The kernel believed the name free. ESTALE makes it look again and open what is there by the
        ordinary way, with permission checks, symlinks and O_TRUNC. */

@@ -2,8 +2,8 @@
  * adapter.h - the FUSE protocol over the filesystem of fs.h: requests in, replies out.
  *
  * No storage logic and no state but counters: open files and directories have no handle (fh 0), a
- * file lives on after unlink because the kernel holds a reference until FORGET. Only files of the
- * control directory have one.
+ * file lives on after unlink because the kernel holds a reference until FORGET. So opens and closes are not asked
+ * for where the kernel can do without.
  *
  * Threads: the operations from any number of threads at once.
  */
@@ -22,7 +22,10 @@ struct adapter {
     struct fs *fs;
     struct control *control; /* NULL: no control directory; not owned */
     unsigned max_read;       /* bytes, as given to mount(2) with max_read=; 0: not given */
-    bool tight;              /* atomic: over the inode budget, lifetimes given to the kernel are short */
+    bool no_open,
+        no_opendir; /* set by INIT: the kernel can do without OPEN and CREATE, and without OPENDIR */
+    bool writeback; /* -o writeback */
+    bool tight;     /* atomic: over the inode budget, lifetimes given to the kernel are short */
     pthread_mutex_t lock;
     pthread_cond_t idle;
     unsigned syncs; /* under lock: fsyncs whose reply is still to be sent */

@@ -11,61 +11,47 @@
 
 /* ---- contents ------------------------------------------------------------------------------ */
 
+/*
+ * There is nothing to do at an open or a close: files have no state but their contents, and a file that is unlinked
+ * lives until FORGET. After one ENOSYS the kernel opens and closes by itself, with its caches kept.
+ */
 void adapter_open(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
-    struct adapter *a = adapter_of(req);
-    struct control_file *file;
-    int rc;
-
+    (void)ino;
+    if (adapter_of(req)->no_open) {
+        reply_result(req, -ENOSYS);
+        return;
+    }
     open_flags(fi);
-    if (!control_owns(ino)) {
-        fuse_reply_open(req, fi);
-        return;
-    }
-    rc = a->control ? control_open(a->control, ino, fi->flags, &file) : -ENOENT;
-    if (rc < 0) {
-        reply_result(req, rc);
-        return;
-    }
-    fi->fh = (uintptr_t)file;
-    fi->keep_cache = 0;
-    fi->direct_io = 1; /* its size is not known before it is read */
-    if (fuse_reply_open(req, fi) < 0)
-        control_close(a->control, file); /* no RELEASE will come */
+    fuse_reply_open(req, fi);
 }
 
 void adapter_release(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
-    if (control_owns(ino) && fi->fh)
-        control_close(adapter_of(req)->control, (struct control_file *)(uintptr_t)fi->fh);
+    (void)ino;
+    (void)fi;
     reply_result(req, 0);
-}
-
-static void read_control(fuse_req_t req, size_t size, off_t off, const struct fuse_file_info *fi)
-{
-    size_t len;
-    const char *text =
-        control_read((const struct control_file *)(uintptr_t)fi->fh, (uint64_t)off, size, &len);
-
-    fuse_reply_buf(req, text, len);
 }
 
 void adapter_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct fuse_file_info *fi)
 {
+    struct adapter *a = adapter_of(req);
     size_t got = 0;
     void *buf;
     int rc;
 
-    if (control_owns(ino)) {
-        read_control(req, size, off, fi);
-        return;
-    }
+    (void)fi;
     if (size > FS_WRITE_MAX) { /* never asked for: the connection's max_pages follow max_write */
         reply_result(req, -EINVAL);
         return;
     }
     buf = transport_reply_buffer();
-    rc = buf ? fs_read(adapter_of(req)->fs, ino, (uint64_t)off, buf, size, &got) : -ENOMEM;
+    if (!buf)
+        rc = -ENOMEM;
+    else if (control_owns(ino))
+        rc = a->control ? control_read(a->control, ino, (uint64_t)off, buf, size, &got) : -ENOENT;
+    else
+        rc = fs_read(a->fs, ino, (uint64_t)off, buf, size, &got);
     if (rc < 0)
         reply_result(req, rc);
     else
@@ -141,6 +127,10 @@ void adapter_fsync(fuse_req_t req, fuse_ino_t ino, int datasync, struct fuse_fil
 void adapter_opendir(fuse_req_t req, fuse_ino_t ino, struct fuse_file_info *fi)
 {
     (void)ino;
+    if (adapter_of(req)->no_opendir) {
+        reply_result(req, -ENOSYS);
+        return;
+    }
     open_flags(fi);
     fi->cache_readdir = 1;
     fuse_reply_open(req, fi);

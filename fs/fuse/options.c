@@ -26,6 +26,8 @@ static const char usage[] =
     "  compression=HOW auto (default: Zstandard for what is at rest, LZ4 above), none, lz4 or zstd\n"
     "  noatime         reading never updates access times; relatime is the default\n"
     "  transport=KIND  auto (default), uring (FUSE over io_uring) or classic (/dev/fuse)\n"
+    "  writeback       the kernel gathers writes: they are safe from the daemon's death only after fsync or "
+    "close\n"
     "  nocontrol       no control directory .shale in the root\n"
     "  write_buffer=SIZE   size of one write buffer, for tests\n"
     "  ro, rw, allow_other, allow_root, auto_unmount, dev, nodev, suid, nosuid, exec, noexec, sync, "
@@ -220,6 +222,10 @@ static int parse_plain(struct options *o, const char *name)
         return pass_on(o, name);
     if (strcmp(name, "nocontrol") == 0) {
         o->control = false;
+        return 0;
+    }
+    if (strcmp(name, "writeback") == 0) {
+        o->writeback = true;
         return 0;
     }
     if (strcmp(name, "debug") == 0) {

@@ -20,7 +20,8 @@ struct options {
     const char *store, *mountpoint; /* as given */
     bool foreground, debug;
     bool read_only, noatime;
-    bool control; /* false: -o nocontrol */
+    bool writeback; /* the kernel gathers writes */
+    bool control;   /* false: -o nocontrol */
     enum transport_kind transport;
     bool nodev, nosuid; /* given: root's default of dev,suid is off */
     size_t memory_bytes, write_buffer_bytes;

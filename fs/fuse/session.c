@@ -22,6 +22,7 @@
 #include <sys/mount.h>
 #include <sys/signalfd.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -267,6 +268,7 @@ int session_start(struct fs *fs, const struct options *options, const char *stor
         s->control = NULL;
     adapter_init(&s->adapter, fs, s->control);
     s->adapter.max_read = (unsigned)options->max_read_bytes;
+    s->adapter.writeback = options->writeback;
     if (s->ended_fd < 0 || (options->control && !s->control)) {
         log_tell("out of memory or descriptors");
         goto out;
@@ -310,6 +312,23 @@ static void *check_main(void *arg)
     return NULL;
 }
 
+/*
+ * As far as one read request goes; INIT can only make it less than the system's default of 128 KiB. It belongs to root:
+ * for other users it stays as it is.
+ */
+static void set_readahead(dev_t dev)
+{
+    char path[80];
+
+    snprintf(path, sizeof(path), "/sys/class/bdi/%u:%u/read_ahead_kb", major(dev), minor(dev));
+    FILE *f = fopen(path, "we");
+    if (!f)
+        return;
+    fprintf(f, "%u", FS_WRITE_MAX >> 10);
+    if (fclose(f) != 0)
+        log_write(LSM_LOG_DEBUG, "%s: %s", path, strerror(errno));
+}
+
 int session_check(struct session *s)
 {
     struct check c = {.path = s->mountpoint};
@@ -324,6 +343,8 @@ int session_check(struct session *s)
         log_tell("the mount on %s does not answer: %s", s->mountpoint, strerror(-rc));
     else
         s->dev = c.st.st_dev;
+    if (rc == 0)
+        set_readahead(s->dev);
     return rc;
 }
 

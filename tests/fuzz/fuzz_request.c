@@ -3,8 +3,7 @@
  *
  * The session is not mounted: requests are given to libfuse's dispatcher as the transport does, and
  * what it answers passes through the transport's own function. A request is well formed, as the kernel
- * makes it (libfuse trusts it in that): its lengths are right and its strings end; file handles are
- * those that were given out. Everything else in it is the input's: ids, names, offsets, sizes, flags.
+ * makes it (libfuse trusts it in that): its lengths are right and its strings end. Everything else in it is the input's: ids, names, offsets, sizes, flags.
  *
  * Checked: exactly one answer to each request that wants one, of the length that it says.
  */
@@ -20,7 +19,6 @@
 #define REQUESTS_MAX 48u
 #define NODES_MAX 48u
 #define DATA_MAX 9000u
-#define HANDLES_MAX 16u
 #define FORGETS_MAX 6u
 
 static struct {
@@ -32,10 +30,6 @@ static struct {
     uint64_t node;
     uint64_t nodes[NODES_MAX]; /* each as often as it was given out */
     unsigned node_count;
-    struct {
-        uint64_t node, fh;
-    } handles[HANDLES_MAX]; /* of the control directory's files */
-    unsigned handle_count;
 } s;
 
 /* ---- answers ------------------------------------------------------------------------------- */
@@ -73,14 +67,7 @@ static void note_answer(const void *body, size_t len)
         note_node(entry->nodeid);
         break;
     case FUSE_READDIRPLUS: note_listing(body, len); break;
-    case FUSE_OPEN:
-        fuzz_check(len == sizeof(struct fuse_open_out));
-        if (control_owns(s.node)) {
-            fuzz_check(s.handle_count < HANDLES_MAX);
-            s.handles[s.handle_count].node = s.node;
-            s.handles[s.handle_count++].fh = ((const struct fuse_open_out *)body)->fh;
-        }
-        break;
+    case FUSE_OPEN: fuzz_check(len == sizeof(struct fuse_open_out)); break;
     default: break;
     }
 }
@@ -144,22 +131,6 @@ static uint64_t any_node(struct input *in)
     if (i < s.node_count)
         return s.nodes[i];
     return i < 200 ? FS_ID_ROOT : tree_id(in);
-}
-
-/* A handle of this node, or false: then the kernel would not ask. */
-static bool handle_of(uint64_t node, bool take, uint64_t *fh)
-{
-    *fh = 0;
-    if (!control_owns(node))
-        return true;
-    for (unsigned i = 0; i < s.handle_count; i++)
-        if (s.handles[i].node == node) {
-            *fh = s.handles[i].fh;
-            if (take)
-                s.handles[i] = s.handles[--s.handle_count];
-            return true;
-        }
-    return false;
 }
 
 /* What of a request comes in the payload: what does not fit beside the header. */
@@ -226,7 +197,6 @@ static void one_request(struct input *in)
 {
     static struct request r;
     const uint64_t node = any_node(in);
-    uint64_t fh;
 
     r.len = sizeof(struct fuse_in_header);
     switch (in_below(in, 29)) {
@@ -290,8 +260,7 @@ static void one_request(struct input *in)
     case 13: {
         struct fuse_open_in *body = add(&r, sizeof(*body));
         body->flags = in_u16(in);
-        if (s.handle_count < HANDLES_MAX)
-            send(&r, FUSE_OPEN, node, true);
+        send(&r, FUSE_OPEN, node, true);
         break;
     }
     case 14:
@@ -302,9 +271,9 @@ static void one_request(struct input *in)
         body->offset = in_shaped(in);
         body->size = (uint32_t)in_shaped(in);
         body->read_flags = in_u8(in);
-        if (data && handle_of(node, false, &body->fh))
+        if (data)
             send(&r, FUSE_READ, node, true);
-        else if (!data)
+        else
             send(&r, in_u8(in) & 1 ? FUSE_READDIR : FUSE_READDIRPLUS, node, true);
         break;
     }
@@ -320,11 +289,8 @@ static void one_request(struct input *in)
     }
     case 19: send(&r, FUSE_STATFS, node, true); break;
     case 20: {
-        struct fuse_release_in *body = add(&r, sizeof(*body));
-        if (handle_of(node, true, &fh)) {
-            body->fh = fh;
-            send(&r, FUSE_RELEASE, node, true);
-        }
+        add(&r, sizeof(struct fuse_release_in));
+        send(&r, FUSE_RELEASE, node, true);
         break;
     }
     case 21:
@@ -411,7 +377,7 @@ static void begin(struct fs *fs, struct input *in)
     struct fuse_args args = FUSE_ARGS_INIT(1, argv);
     struct control *control;
 
-    s.node_count = s.handle_count = 0;
+    s.node_count = 0;
     fuzz_check(control_new(fs, TREE_PATH, &control) == 0);
     adapter_init(&s.adapter, fs, control);
     fuse_set_log_func(quiet);
@@ -424,16 +390,8 @@ static void begin(struct fs *fs, struct input *in)
 
 static void end(struct fs *fs)
 {
-    static struct request r;
     unsigned steps = 0;
 
-    while (s.handle_count > 0) {
-        uint64_t node = s.handles[0].node, fh;
-        fuzz_check(handle_of(node, true, &fh));
-        r.len = sizeof(struct fuse_in_header);
-        ((struct fuse_release_in *)add(&r, sizeof(struct fuse_release_in)))->fh = fh;
-        send(&r, FUSE_RELEASE, node, true);
-    }
     fuse_session_destroy(s.fuse); /* closes s.null */
     control_free(s.adapter.control);
     adapter_destroy(&s.adapter);
