@@ -218,6 +218,8 @@ static int parse_plain(struct options *o, const char *name)
         o->nodev = name[0] == 'n';
     if (strcmp(name, "nosuid") == 0 || strcmp(name, "suid") == 0)
         o->nosuid = name[0] == 'n';
+    if (strcmp(name, "auto_unmount") == 0)
+        o->auto_unmount = true;
     if (strcmp(name, "nodev") == 0 || strcmp(name, "nosuid") == 0 || listed(passed, COUNT(passed), name))
         return pass_on(o, name);
     if (strcmp(name, "nocontrol") == 0) {

@@ -24,6 +24,7 @@ struct options {
     bool control;   /* false: -o nocontrol */
     enum transport_kind transport;
     bool nodev, nosuid; /* given: root's default of dev,suid is off */
+    bool auto_unmount;  /* given: fusermount3 mounts, for root, too */
     size_t memory_bytes, write_buffer_bytes;
     size_t max_read_bytes;      /* of one read request; 0: not given */
     unsigned shards, commit_ms; /* 0: not given */

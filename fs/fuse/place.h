@@ -25,6 +25,12 @@ int place_check_fuse(void);
 /* Where the store is mounted by a shalefs, as far as this mount namespace shows: true, and the path. */
 bool place_of_store(const char *store, char mountpoint[PATH_MAX]);
 
+/*
+ * A descriptor (O_PATH) of the directory at a real path, as place_check found it. -ELOOP if a part of it has become
+ * a symbolic link meanwhile: somebody wants the path to lead elsewhere.
+ */
+int place_open_resolved(const char *path);
+
 /* Where the filesystem with this device number is mounted; the last such mount. */
 bool place_of_device(dev_t device, char mountpoint[PATH_MAX]);
 

@@ -33,7 +33,7 @@
 extern char **environ;
 
 struct session {
-    const char *mountpoint;
+    const char *store, *mountpoint;
     struct adapter adapter;
     struct control *control;
     struct fuse_session *fuse;
@@ -130,15 +130,37 @@ static void release_stderr(int fd, int saved, char *text, size_t room)
         close(fd);
 }
 
-static int mount_fuse(struct session *s)
+/*
+ * Root mounts on the very directory that was checked, by descriptor: by path it could have become a link to
+ * /etc meanwhile, if somebody else may rename there. fusermount3 sees to that itself.
+ */
+static int mount_at(struct session *s, bool by_path)
+{
+    char by_fd[64];
+    int dir = place_open_resolved(s->mountpoint), rc;
+
+    if (dir < 0)
+        return dir;
+    snprintf(by_fd, sizeof(by_fd), "/proc/self/fd/%d", dir);
+    rc = fuse_session_mount(s->fuse, by_path || access(by_fd, F_OK) < 0 ? s->mountpoint : by_fd);
+    close(dir);
+    return rc < 0 ? -EIO : 0;
+}
+
+static int mount_fuse(struct session *s, const struct options *o)
 {
     char said[512];
     const char *reason;
     int saved, fd, rc;
 
     fd = capture_stderr(&saved);
-    rc = fuse_session_mount(s->fuse, s->mountpoint);
+    rc = mount_at(s, geteuid() != 0 || o->auto_unmount);
     release_stderr(fd, saved, said, sizeof(said));
+    if (rc == -ELOOP) {
+        log_tell("the mount point %s has become a symbolic link; mount where nobody else can rename",
+                 s->mountpoint);
+        return rc;
+    }
     reason = log_reason();
     if (rc < 0) {
         log_tell("cannot mount on %s: %s; see mount.fuse3(8) for what an ordinary user may do", s->mountpoint,
@@ -200,7 +222,7 @@ static int mount_and_serve(struct session *s, const struct options *o, const cha
     log_hold(true);
     rc = new_fuse(s, o, store);
     if (rc == 0)
-        rc = mount_fuse(s);
+        rc = mount_fuse(s, o);
     log_hold(false);
     if (rc < 0)
         return rc;
@@ -212,10 +234,45 @@ static int mount_and_serve(struct session *s, const struct options *o, const cha
     return rc;
 }
 
+/* An ordinary user's way to unmount. */
+static void run_fusermount(const char *mountpoint)
+{
+    const char *argv[] = {"fusermount3", "-u", "-z", "-q", "--", mountpoint, NULL};
+    pid_t pid;
+    int status = 0, rc = posix_spawnp(&pid, argv[0], NULL, NULL, (char *const *)argv, environ);
+
+    if (rc == 0)
+        while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
+            ;
+    if (rc != 0 || status != 0)
+        log_write(LSM_LOG_WARNING, "fusermount3 could not unmount %s%s%s", mountpoint, rc ? ": " : "",
+                  rc ? strerror(rc) : "");
+}
+
+/*
+ * Closes the device, which ends the connection for whoever still uses it, by putting a pipe without
+ * a reader in its place: fuse_session_unmount takes that as "unmounted already" and only cleans
+ * up. It would unmount by path otherwise, whatever is there by now.
+ */
+static void disconnect(struct session *s)
+{
+    int ends[2], fd = fuse_session_fd(s->fuse);
+
+    if (fd >= 0 && pipe2(ends, O_CLOEXEC) == 0) {
+        close(ends[0]);
+        dup2(ends[1], fd);
+        close(ends[1]);
+    }
+    fuse_session_unmount(s->fuse);
+}
+
 static void take_down(struct session *s)
 {
-    if (s->fuse && s->mounted)
-        fuse_session_unmount(s->fuse);
+    if (s->fuse && s->mounted) { /* nobody serves it: do not ask it anything */
+        if (umount2(s->mountpoint, MNT_DETACH | UMOUNT_NOFOLLOW) < 0 && errno == EPERM)
+            run_fusermount(s->mountpoint);
+        disconnect(s);
+    }
     if (s->fuse)
         fuse_session_destroy(s->fuse);
     s->fuse = NULL;
@@ -262,6 +319,7 @@ int session_start(struct fs *fs, const struct options *options, const char *stor
         log_tell("out of memory");
         return rc;
     }
+    s->store = store;
     s->mountpoint = mountpoint;
     s->ended_fd = eventfd(0, EFD_CLOEXEC);
     if (options->control && control_new(fs, store, &s->control) < 0)
@@ -305,8 +363,11 @@ struct check {
 static void *check_main(void *arg)
 {
     struct check *c = arg;
+    int fd = place_open_resolved(c->path);
 
-    c->rc = stat(c->path, &c->st) < 0 ? -errno : 0;
+    c->rc = fd < 0 ? fd : fstat(fd, &c->st) < 0 ? -errno : 0;
+    if (fd >= 0)
+        close(fd);
     if (c->rc == 0 && c->st.st_ino != FS_ID_ROOT)
         c->rc = -ENOTCONN; /* unmounted again meanwhile */
     return NULL;
@@ -371,31 +432,16 @@ void session_wait(struct session *s)
 
 /* ---- unmounting ---------------------------------------------------------------------------- */
 
-/* An ordinary user's way to unmount. */
-static void run_fusermount(const char *mountpoint)
-{
-    const char *argv[] = {"fusermount3", "-u", "-z", "-q", "--", mountpoint, NULL};
-    pid_t pid;
-    int status = 0, rc = posix_spawnp(&pid, argv[0], NULL, NULL, (char *const *)argv, environ);
-
-    if (rc == 0)
-        while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
-            ;
-    if (rc != 0 || status != 0)
-        log_write(LSM_LOG_WARNING, "fusermount3 could not unmount %s%s%s", mountpoint, rc ? ": " : "",
-                  rc ? strerror(rc) : "");
-}
-
 /* The topmost mount at `path`, if it is ours: a descriptor of its root. */
 static int open_own(const struct session *s, const char *path)
 {
-    int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    int at = place_open_resolved(path), fd = -1;
     struct stat st;
 
-    if (fd >= 0 && s->dev && (fstat(fd, &st) < 0 || st.st_dev != s->dev)) {
-        close(fd);
-        fd = -1;
-    }
+    if (at >= 0 && (!s->dev || (fstat(at, &st) == 0 && st.st_dev == s->dev)))
+        fd = openat(at, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (at >= 0)
+        close(at);
     return fd;
 }
 
@@ -419,7 +465,7 @@ static void detach(struct session *s)
     const char *path = s->mountpoint;
     int fd = open_own(s, path);
 
-    if (fd < 0 && s->dev && place_of_device(s->dev, moved)) {
+    if (fd < 0 && (s->dev ? place_of_device(s->dev, moved) : place_of_store(s->store, moved))) {
         path = moved;
         fd = open_own(s, path);
     }
@@ -443,23 +489,6 @@ static void wait_for_end(struct session *s)
 
     for (int ms = 0; ms < DRAIN_MS && !transport_ended(s->transport); ms += DRAIN_STEP_MS)
         nanosleep(&step, NULL);
-}
-
-/*
- * Closes the device, which ends the connection for whoever still uses it, by putting a pipe without
- * a reader in its place: fuse_session_unmount takes that as "unmounted already" and only cleans
- * up. It would unmount by path otherwise, whatever is there by now.
- */
-static void disconnect(struct session *s)
-{
-    int ends[2], fd = fuse_session_fd(s->fuse);
-
-    if (fd >= 0 && pipe2(ends, O_CLOEXEC) == 0) {
-        close(ends[0]);
-        dup2(ends[1], fd);
-        close(ends[1]);
-    }
-    fuse_session_unmount(s->fuse);
 }
 
 void session_stop(struct session *s)

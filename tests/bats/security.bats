@@ -172,6 +172,59 @@ open_the_way() {
     assert_equal "$(stat -c %s "$MNT/f")" 2097152
 }
 
+# Runs the daemon so that its N-th CALL waits two seconds, and does something meanwhile.
+# Meanwhile is a function; what the daemon says goes to $LOG, its status to $status.
+while_waiting() { # CALL N MEANWHILE
+    local tracer
+    command -v strace >/dev/null || skip "needs strace"
+    strace -f -qq -o "$BATS_TEST_TMPDIR/trace" -e "trace=$1" -e "inject=$1:delay_enter=2000000:when=$2" \
+        shalefs "$STORE" "$MNT" -f >>"$LOG" 2>&1 3>&- &
+    tracer=$!
+    sleep 1
+    "$3"
+    wait_gone "$tracer" 300 || fail "the daemon serves: $(mounts_below "$BATS_TEST_TMPDIR")"
+    status=0
+    wait "$tracer" || status=$?
+}
+
+# The mount point's owner is not root: he puts a link where his directory was, while root is mounting there.
+swap_mount_point() {
+    mv "$MNT" "$MNT.away"
+    ln -s "$BATS_TEST_TMPDIR/victim" "$MNT"
+}
+
+@test "a mount point that becomes a symbolic link while root mounts: nothing is mounted where it leads" {
+    require_root
+    require_fuse
+    mkdir "$BATS_TEST_TMPDIR/victim"
+    echo precious >"$BATS_TEST_TMPDIR/victim/f"
+    while_waiting mount 1 swap_mount_point
+    assert_equal "$status" 1
+    refute is_mounted "$BATS_TEST_TMPDIR/victim"
+    assert_equal "$(cat "$BATS_TEST_TMPDIR/victim/f")" precious
+    assert_equal "$(mounts_below "$BATS_TEST_TMPDIR")" ''
+    [ "$(grep -c 'does not answer' "$LOG")" -eq 1 ]
+}
+
+@test "SIGTERM does not unmount what a link leads to that was put in the mount point's place" {
+    require_root
+    mkdir "$BATS_TEST_TMPDIR/victim"
+    mount -t tmpfs none "$BATS_TEST_TMPDIR/victim"
+    start_store
+    mv "$MNT" "$MNT.away" 2>/dev/null && fail "a mount point cannot be renamed"
+    # but what it lies in can
+    stop_store
+    mkdir -p "$BATS_TEST_TMPDIR/his/mnt"
+    MNT=$BATS_TEST_TMPDIR/his/mnt
+    start_store
+    mv "$BATS_TEST_TMPDIR/his" "$BATS_TEST_TMPDIR/away"
+    mkdir "$BATS_TEST_TMPDIR/his"
+    ln -s "$BATS_TEST_TMPDIR/victim" "$MNT"
+    kill "$DAEMON"
+    wait "$DAEMON"
+    assert_equal "$(mounts_below "$BATS_TEST_TMPDIR")" "$BATS_TEST_TMPDIR/victim"
+}
+
 @test "root's daemon keeps only the capabilities it needs" {
     require_root
     start_store
@@ -199,6 +252,13 @@ open_the_way() {
         readelf -dW "$SHALE_BIN/$program" | grep -q 'NOW'
         readelf -lW "$SHALE_BIN/$program" | grep 'GNU_STACK' | grep -qv 'RWE'
         readelf -sW "$SHALE_BIN/$program" | grep -q __stack_chk_fail
+        readelf -sW "$SHALE_BIN/$program" | grep -qE '__(snprintf|memcpy|vsnprintf)_chk' # _FORTIFY_SOURCE
+        # no segment both writable and executable, no path of the build machine, no relocations in code
+        [ -z "$(readelf -lW "$SHALE_BIN/$program" | grep -E ' RWE ')" ]
+        [ -z "$(readelf -dW "$SHALE_BIN/$program" | grep -E 'RPATH|RUNPATH|TEXTREL')" ]
+        if readelf -h "$SHALE_BIN/$program" | grep -q X86-64; then
+            objdump -d --no-show-raw-insn "$SHALE_BIN/$program" | grep -q endbr64 # -fcf-protection
+        fi
     done
 }
 
