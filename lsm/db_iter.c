@@ -16,7 +16,8 @@
 #include <errno.h>
 #include <stdlib.h>
 
-#define SKIPPED_MIN 100u /* entries: fewer are not worth telling */
+#define SKIPPED_MIN 100u    /* entries: fewer are not worth telling */
+#define SKIPPED_TELL 10000u /* ... and so many at once: the shard begins while this iterator is still at it */
 
 struct buffer {
     uint8_t *data;
@@ -30,6 +31,7 @@ struct lsm_iter {
     struct iter *in;
     uint64_t seq;     /* the newest visible */
     uint64_t skipped; /* entries that were stepped over, as deleted or hidden */
+    uint64_t told;    /* of those, the shards know already */
     struct buffer lower, upper;
     bool has_lower, has_upper;
     bool backward; /* the inner iterator stands before the current key, not on or after it */
@@ -145,14 +147,20 @@ int lsm_iter_new(struct lsm *db, const struct lsm_iter_options *options, struct 
     return 0;
 }
 
+static void tell_skipped(struct lsm_iter *it)
+{
+    for (unsigned i = 0; i < it->view_count; i++)
+        shard_note_skipped(it->views[i]->shard, (it->skipped - it->told) / it->view_count);
+    it->told = it->skipped;
+}
+
 void lsm_iter_free(struct lsm_iter *it)
 {
     if (!it)
         return;
     iter_free(it->in);
-    if (it->skipped >= SKIPPED_MIN)
-        for (unsigned i = 0; i < it->view_count; i++)
-            shard_note_skipped(it->views[i]->shard, it->skipped / it->view_count);
+    if (it->skipped - it->told >= SKIPPED_MIN)
+        tell_skipped(it);
     for (unsigned i = 0; i < it->view_count; i++)
         view_unref(it->views[i]);
     free(it->lower.data);
@@ -253,6 +261,8 @@ static void settle_forward(struct lsm_iter *it)
             it->value_len = in->value_len;
         } else if (!err && in->key.type == ENTRY_DELETE) {
             skip_key(it);
+            if (it->skipped - it->told >= SKIPPED_TELL)
+                tell_skipped(it);
             continue;
         } else if (!err) {
             err = -ENOTSUP;

@@ -20,7 +20,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         check_inside(data, size, change.key, change.key_len);
         check_inside(data, size, change.value, change.value_len);
         fuzz_check(change.key_len <= LSM_KEY_MAX && change.value_len <= LSM_VALUE_MAX);
-        fuzz_check(change.type == ENTRY_PUT || change.type == ENTRY_DELETE || change.type == ENTRY_MERGE);
+        fuzz_check(change.type == ENTRY_PUT || change.type == ENTRY_DELETE || change.type == ENTRY_MERGE ||
+                   change.type == ENTRY_RANGE_DELETE);
+        if (change.route)
+            check_inside(data, size, change.route, change.route_len);
+        if (change.type == ENTRY_RANGE_DELETE)
+            fuzz_check(key_compare(change.key, change.key_len, change.value, change.value_len) < 0);
         fuzz_check(++changes <= size); /* or seqs would not be unique */
         rc = 0;
     }
@@ -33,13 +38,17 @@ size_t fuzz_seed(unsigned n, uint8_t *out)
     struct lsm_batch *b;
     size_t len = 0;
 
-    if (n > 1 || lsm_batch_new(&b) < 0)
+    if (n > 2 || lsm_batch_new(&b) < 0)
         return 0;
     lsm_batch_put(b, "key", 3, "value", 5);
     if (n == 1) {
         lsm_batch_delete(b, "key2", 4);
         lsm_batch_merge(b, "", 0, "operand", 7);
         lsm_batch_put(b, "k", 1, "", 0);
+    }
+    if (n == 2) {
+        lsm_batch_delete_range(b, "a", 1, "b", 1, NULL, 0);
+        lsm_batch_delete_range(b, "id", 2, "ie", 2, "id", 2);
     }
     len = b->len;
     memcpy(out, b->bytes, len);

@@ -50,6 +50,15 @@ static void meta_of(const uint8_t *data, size_t size, struct table_meta *m)
     m->largest_len = get_le32(p->largest_len);
     m->smallest = (uint8_t *)(p + 1);
     m->largest = m->smallest + m->smallest_len;
+    const struct table_range_properties *rp =
+        (const struct table_range_properties *)(m->largest + m->largest_len);
+    if ((const uint8_t *)(rp + 1) > data + size)
+        return;
+    const struct table_footer *f = (const struct table_footer *)(data + size - sizeof(*f));
+    if (get_le32(f->incompat) & TABLE_RANGE_DELETES) {
+        m->range_deletes = get_le64(rp->range_deletes);
+        m->largest_exclusive = rp->largest_exclusive;
+    }
 }
 
 static void look_up(struct table *t, const void *key, size_t len, uint64_t seq)
@@ -63,6 +72,26 @@ static void look_up(struct table *t, const void *key, size_t len, uint64_t seq)
         fuzz_check(found.len == len && value_len <= LSM_VALUE_MAX);
         table_release(t, pin);
     }
+}
+
+/* Asks what covers some keys, and takes all range deletes out. */
+static void cover(struct table *t)
+{
+    static const char *const keys[] = {"", "a", "k03", "k1", "zzz"};
+    struct range_bounds bounds;
+    struct ranges all = {0};
+    uint64_t seq;
+
+    if (!table_meta_of(t)->range_deletes)
+        return;
+    for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++) {
+        const uint8_t *key = (const uint8_t *)keys[i];
+        if (table_cover(t, key, strlen(keys[i]), SEQ_MAX, 0, &seq, &bounds) == 0 && seq)
+            fuzz_check(bounds_have(&bounds, key, strlen(keys[i])));
+    }
+    if (table_ranges(t, &all) == 0)
+        fuzz_check(ranges_build(&all, NULL, 0) == 0);
+    ranges_free(&all);
 }
 
 static void walk(struct table *t, size_t size)
@@ -108,6 +137,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         look_up(t, "zzz", 3, SEQ_MAX);
         look_up(t, "", 0, SEQ_MAX);
         walk(t, size);
+        cover(t);
         int rc = table_verify(t, &bad);
         fuzz_check(rc != -EIO || bad <= size);
         table_close(t);
@@ -190,6 +220,13 @@ static size_t repeating_index(uint8_t *out)
     return (size_t)(p - out) + sizeof(foot);
 }
 
+static void add_range(struct table_builder *b, const char *start, const char *end, uint64_t seq)
+{
+    struct range_delete d = {(const uint8_t *)start, (const uint8_t *)end, (uint32_t)strlen(start),
+                             (uint32_t)strlen(end), seq};
+    fuzz_check(table_builder_add_range(b, &d) == 0);
+}
+
 size_t fuzz_seed(unsigned n, uint8_t *out)
 {
     if (n == 3)
@@ -208,7 +245,7 @@ size_t fuzz_seed(unsigned n, uint8_t *out)
     char path[64];
     const unsigned entries = n == 2 ? 1 : 40;
 
-    if ((n < 3 || packed || n == 6) && table_builder_new(&options, NUMBER, &b) == 0) {
+    if ((n < 3 || packed || n == 6 || n == 7) && table_builder_new(&options, NUMBER, &b) == 0) {
         for (unsigned i = 0; i < entries; i++) {
             char key[8];
             int k = snprintf(key, sizeof(key), "k%02u", i / 2);
@@ -217,6 +254,12 @@ size_t fuzz_seed(unsigned n, uint8_t *out)
             static const uint8_t value[100] = "what repeats itself is packed";
             size_t value_len = i % 3 == ENTRY_DELETE ? 0 : packed ? sizeof(value) : (size_t)k;
             fuzz_check(table_builder_add(b, &ikey, packed ? (const void *)value : key, value_len) == 0);
+        }
+        if (n == 7) {
+            add_range(b, "a", "k05", 300);
+            add_range(b, "k1", "k12", 302);
+            add_range(b, "k1", "k12", 301);
+            add_range(b, "k19", "z", 303);
         }
         fuzz_check(table_builder_finish(b, &meta) == 0);
         table_meta_free(&meta);

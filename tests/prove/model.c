@@ -170,7 +170,7 @@ static void draw_options(struct test *t, bool create)
         .shards = create ? (unsigned)(1 + below(t, 4)) : o->shards,
         .memory_bytes = (8u << 20) << below(t, 3),
         .write_buffer_bytes = (16u << 10) << below(t, 4),
-        .table_bytes = (8u << 10) << below(t, 4),
+        .table_bytes = (size_t)(1u << 10) << below(t, 7),
         .block_bytes = (size_t)256 << below(t, 5),
         .log_segment_bytes = create ? (1u << 20) << below(t, 2) : o->log_segment_bytes,
         .log_budget_bytes = (256u << 10) << (2 * below(t, 3)),
