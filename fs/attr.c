@@ -85,6 +85,7 @@ static int set_all(struct change *c, unsigned set, const struct fs_attr *in)
     if (set & FS_SET_GID)
         a->gid = in->gid;
     set_times(a, set, in, c->now);
+    c->shrinks = true;       /* longer, a file has a hole at its end */
     if (more && nowait_on()) /* several commits, which can't be run again after the first */
         return -EAGAIN;
     r = change_commit(c);

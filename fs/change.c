@@ -58,7 +58,7 @@ int change_commit(struct change *c)
     if (r == 0)
         r = inode_store(c->fs, &c->ino, c->batch);
     if (r == 0) /* also of an empty batch: it may be empty for want of memory, which the commit tells */
-        r = nowait_commit(c->fs->db, c->batch);
+        r = nowait_commit(c->fs->db, c->batch, c->shrinks);
     lsm_batch_clear(c->batch);
     if (r < 0) {
         if (memory) {

@@ -17,7 +17,8 @@ struct change {
     struct timespec now;
     struct itable_info info; /* what the table says */
     struct inode ino;        /* what it is to become */
-    bool needs_orphan;       /* keys 0x05 were added to an inode without a name */
+    bool shrinks;      /* takes nothing that it does not give back: goes on a full disk, too (LSM_SHRINK) */
+    bool needs_orphan; /* keys 0x05 were added to an inode without a name */
 };
 
 int change_begin(struct change *c, struct fs *fs, fs_id id); /* -EROFS, -ESTALE, -EIO, -ENOMEM, -EAGAIN */

@@ -151,6 +151,8 @@ static int punch(struct change *c, uint64_t off, uint64_t len)
     uint64_t end = off + len, next = off;
     int r = 0;
 
+    c->shrinks = true;
+
     while (r == 0 && next < end) {
         r = note_damage(c->fs, &c->ino, next,
                         data_punch(c->fs->db, &c->ino, next, end - next, c->batch, &next));
@@ -179,6 +181,7 @@ static int allocate_begun(struct change *c, int mode, uint64_t off, uint64_t len
     uint64_t hole_end = end < size ? end : size;
     if (r == 0 && mode & (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE) && off < hole_end)
         r = punch(c, off, hole_end - off);
+    c->shrinks &= !grows; /* ENOSPC is what fallocate is called for */
     if (r == 0 && grows)
         r = data_truncate(c->fs->db, &c->ino, end, c->batch, &more);
     if (r < 0)

@@ -492,6 +492,7 @@ static int remove_locked(struct txn *t, struct bucket *b, const char *name, size
     if (r < 0)
         return r;
     txn_touch(t, b->dir, -1, len, type);
+    t->shrinks = true;
     r = txn_commit(t);
     if (r == 0)
         drop_commit(fs, d);

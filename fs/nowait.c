@@ -58,14 +58,15 @@ int lock_exclusive(pthread_rwlock_t *lock)
     return 0;
 }
 
-int nowait_commit(struct lsm *db, const struct lsm_batch *batch)
+int nowait_commit(struct lsm *db, const struct lsm_batch *batch, bool shrinks)
 {
-    int r = lsm_commit(db, batch, nowait_flags());
+    unsigned shrink = shrinks ? LSM_SHRINK : 0;
+    int r = lsm_commit(db, batch, nowait_flags() | shrink);
 
     for (unsigned i = 1; r == -EAGAIN && nowait_thread && i < NOWAIT_COMMIT_TRIES; i++) {
         for (unsigned n = 0; n < NOWAIT_SPINS; n++)
             pause_cpu();
-        r = lsm_commit(db, batch, LSM_NOWAIT);
+        r = lsm_commit(db, batch, LSM_NOWAIT | shrink);
     }
     return r;
 }

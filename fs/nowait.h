@@ -13,6 +13,7 @@
 #define FS_NOWAIT_H
 
 #include <pthread.h>
+#include <stdbool.h>
 #include <shale/lsm.h>
 
 #define NOWAIT_SPINS 200u /* of a few nanoseconds to tens of them each */
@@ -30,6 +31,7 @@ int lock_mutex(pthread_mutex_t *lock);
 int lock_shared(pthread_rwlock_t *lock);
 int lock_exclusive(pthread_rwlock_t *lock);
 
-int nowait_commit(struct lsm *db, const struct lsm_batch *batch);
+/* `shrinks`: the batch frees space, and goes on a full disk, too. */
+int nowait_commit(struct lsm *db, const struct lsm_batch *batch, bool shrinks);
 
 #endif

@@ -170,7 +170,7 @@ static int reap(struct fs *fs, fs_id id)
     lsm_batch_delete(batch, orphan.bytes, orphan.len);
     if (__atomic_load_n(&fs->truncates_stuck, __ATOMIC_ACQUIRE) > 0)
         truncate_delete(fs, id, batch);
-    r = lsm_commit(fs->db, batch, 0);
+    r = lsm_commit(fs->db, batch, LSM_SHRINK);
     lsm_batch_free(batch);
     return r;
 }
@@ -302,7 +302,7 @@ int truncate_finish(struct fs *fs, struct inode *ino, struct lsm_batch *batch)
         if (r == 0)
             r = inode_store(fs, ino, batch);
         if (r == 0)
-            r = lsm_commit(fs->db, batch, 0);
+            r = lsm_commit(fs->db, batch, LSM_SHRINK);
     }
     lsm_batch_clear(batch);
     return r;

@@ -336,6 +336,7 @@ static int commit(struct renaming *rn)
     int r = bucket_put(rn->from.bucket, rn->txn.batch);
     if (r == 0 && rn->to.bucket != rn->from.bucket)
         r = bucket_put(rn->to.bucket, rn->txn.batch);
+    rn->txn.shrinks = !(rn->flags & RENAME_WHITEOUT); /* as many names as before, or one less */
     if (r == 0)
         r = txn_commit(&rn->txn);
     if (r < 0)

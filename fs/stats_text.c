@@ -98,6 +98,16 @@ static void text_mount(FILE *f, const struct stats_mount *m)
     fprintf(f, "requests         %" PRIu64 ", %" PRIu64 " had to wait\n", m->requests, m->deferred);
 }
 
+/* Free is less what is set aside, as in df. */
+static void text_space(FILE *f, const struct lsm_stats *s)
+{
+    char a[24], b[24], c[24];
+
+    fprintf(f, "space            %s; reserve %s of %s; %s still to be written; %" PRIu64 " writes refused\n",
+            s->space_tight ? "FULL: only what frees space goes on" : "enough", human(s->reserve_bytes, a),
+            human(s->reserve_target_bytes, b), human(s->space_debt_bytes, c), s->space_refused);
+}
+
 static void text(FILE *f, const struct view *v)
 {
     const struct lsm_stats *s = &v->lsm;
@@ -110,6 +120,7 @@ static void text(FILE *f, const struct view *v)
     fprintf(f, "shards           %u\n", s->shards);
     fprintf(f, "disk             %s in the store, %s free of %s\n", human(s->disk_bytes, a),
             human(v->space.free_bytes, b), human(v->space.total_bytes, (char[24]){0}));
+    text_space(f, s);
     fprintf(f, "writes           %" PRIu64 " batches, %s\n", s->batches, human(s->batch_bytes, a));
     fprintf(f, "reads            %" PRIu64 " gets, %" PRIu64 " found, %" PRIu64 " blocks (%s) from files\n",
             s->gets, s->gets_found, s->blocks_read, human(s->block_bytes_read, a));
@@ -210,6 +221,13 @@ static void json_engine(FILE *f, const struct lsm_stats *s)
     json_u64(f, "replayed_batches", s->replayed_batches);
     json_u64(f, "replay_ns", s->replay_ns);
     json_u64(f, "disk_bytes", s->disk_bytes);
+    json_u64(f, "space_tight", s->space_tight);
+    json_u64(f, "space_debt_bytes", s->space_debt_bytes);
+    json_u64(f, "space_refused", s->space_refused);
+    json_u64(f, "reserve_bytes", s->reserve_bytes);
+    json_u64(f, "reserve_target_bytes", s->reserve_target_bytes);
+    json_u64(f, "reserve_given_bytes", s->reserve_given_bytes);
+    json_u64(f, "reserve_taken_bytes", s->reserve_taken_bytes);
 }
 
 static void json_mount(FILE *f, const struct stats_mount *m)

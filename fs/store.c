@@ -326,7 +326,7 @@ void fs_sync_async(struct fs *fs, void (*done)(void *arg, int result), void *arg
 int fs_statfs(struct fs *fs, struct fs_space *out)
 {
     out->block_bytes = STATFS_BLOCK_BYTES;
-    return env_space(fs->env, fs->path, &out->free_bytes, &out->total_bytes);
+    return lsm_space(fs->db, &out->free_bytes, &out->total_bytes);
 }
 
 void fs_stats_get(struct fs *fs, struct fs_stats *out)

@@ -59,5 +59,5 @@ int txn_commit(struct txn *t)
         record_touch_encode(&t->dir[i].touch, operand);
         lsm_batch_merge(t->batch, key.bytes, key.len, operand, sizeof(operand));
     }
-    return nowait_commit(t->fs->db, t->batch);
+    return nowait_commit(t->fs->db, t->batch, t->shrinks);
 }

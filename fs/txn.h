@@ -16,6 +16,7 @@ struct txn {
     struct fs *fs;
     struct lsm_batch *batch;
     struct timespec now; /* set by txn_lock */
+    bool shrinks;        /* takes nothing that it does not give back: goes on a full disk, too (LSM_SHRINK) */
     unsigned dirs;
     struct {
         fs_id id;

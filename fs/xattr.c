@@ -296,6 +296,7 @@ int fs_removexattr(struct fs *fs, fs_id id, const char *name)
     if (r == 0)
         r = remove_value(&c, name, name_len);
     if (r == 0) {
+        c.shrinks = true;
         c.ino.attr.ctime = c.now;
         r = change_commit(&c);
     }

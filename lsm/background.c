@@ -601,7 +601,7 @@ static int compact_once(struct shard *s, lsn_t until)
     }
     if (any)
         compaction_release(&c);
-    int purged = !fits || (space_is_tight(db) && !until) ? purge_once(s) : 0;
+    int purged = !fits || (space_is_wanted(db) && !until) ? purge_once(s) : 0;
     return purged || fits || !until ? purged : -ENOSPC;
 }
 
@@ -638,10 +638,10 @@ static int compact(struct shard *s)
 }
 
 /* On a full disk deletes free nothing before they are in a table, so a memtable does not wait to be full. */
-static int seal_if_tight(struct shard *s)
+static int seal_if_wanted(struct shard *s)
 {
     uint64_t now = env_mono_ns(s->db->env);
-    if (!space_is_tight(s->db) || (!db_inline(s->db) && now - s->sealed_ns < TIGHT_NS))
+    if (!space_is_wanted(s->db) || (!db_inline(s->db) && now - s->sealed_ns < TIGHT_NS))
         return 0;
     struct view *v = view_get(s);
     bool waiting = v->sealed_count > 0;
@@ -658,7 +658,7 @@ static int one_step(struct shard *s)
     if (!result && log_over_budget(s->db))
         result = relieve_log(s->db, s);
     if (!result)
-        result = seal_if_tight(s);
+        result = seal_if_wanted(s);
     if (!result && !s->flush_failure.error)
         result = shard_seal_deletes(s);
     if (result == 0 || result == -ENOSPC) {
@@ -682,7 +682,7 @@ static void look_around(struct shard *s, int result)
         count_add(&db->space.progress, 1);
     if (result || s->look_ns)
         space_look(db);
-    bool again = space_is_tight(db) || __atomic_load_n(&s->compaction_too_large, __ATOMIC_RELAXED);
+    bool again = space_is_wanted(db) || __atomic_load_n(&s->compaction_too_large, __ATOMIC_RELAXED);
     s->look_ns = again ? env_mono_ns(db->env) + TIGHT_NS : 0;
 }
 

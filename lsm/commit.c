@@ -13,7 +13,6 @@
  */
 #include "mutant.h"
 #include "db.h"
-#include "mutant.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -272,7 +271,7 @@ static int wait_for_room(const struct full *full, bool nowait)
  */
 static int prepare_spare(struct lsm *db, bool nowait)
 {
-    if (!space_is_tight(db) || wal_has_spare(db->wal) || mutant("last segment used"))
+    if (!space_is_tight(db) || wal_has_spare(db->wal))
         return 0;
     if (nowait)
         return -EAGAIN;
@@ -380,7 +379,7 @@ static int commit_plan(struct lsm *db, const struct plan *p, unsigned flags, lsn
 static void mind_log(struct lsm *db, uint64_t mask, bool nowait)
 {
     bool over_budget = log_over_budget(db);
-    if (!over_budget && !space_is_tight(db))
+    if (!over_budget && !space_is_wanted(db))
         return;
     for (unsigned i = 0; i < db->shard_count; i++)
         if (mask >> i & 1)

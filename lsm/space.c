@@ -113,6 +113,8 @@ static void set_headroom(struct lsm *db)
         headroom = (int64_t)(sp->free_bytes + sp->held) -
                    (int64_t)(sp->target + sp->debt + sp->claimed + SPACE_SLACK_BYTES);
     __atomic_store_n(&sp->headroom, headroom, __ATOMIC_RELAXED);
+    if (headroom <= 0)
+        __atomic_store_n(&sp->tight_ns, env_mono_ns(db->env), __ATOMIC_RELAXED);
     if (was_tight != (headroom <= 0))
         tell(db, headroom <= 0);
 }
@@ -141,7 +143,7 @@ static void retake(struct lsm *db)
     uint64_t missing = minus(sp->target, sp->held);
     uint64_t spare = minus(sp->free_bytes, sp->debt + sp->claimed);
     uint64_t bytes = less(missing, spare / GRAIN_BYTES * GRAIN_BYTES);
-    if (!sp->file || !bytes || mutant("reserve not retaken"))
+    if (!sp->file || !bytes || (sp->given && mutant("reserve not retaken")))
         return;
     int err = env_allocate(sp->file, sp->held, bytes);
     if (!err) {
@@ -227,6 +229,12 @@ void space_close(struct lsm *db)
 bool space_is_tight(const struct lsm *db)
 {
     return __atomic_load_n(&db->space.headroom, __ATOMIC_RELAXED) <= 0;
+}
+
+bool space_is_wanted(const struct lsm *db)
+{
+    uint64_t tight_ns = __atomic_load_n(&db->space.tight_ns, __ATOMIC_RELAXED);
+    return tight_ns && (space_is_tight(db) || env_mono_ns(db->env) - tight_ns < SPACE_WANTED_NS);
 }
 
 void space_look(struct lsm *db)

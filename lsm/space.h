@@ -45,6 +45,8 @@ struct lsm_stats;
 #define SPACE_LOOK_BYTES (256u << 10)  /* of log between two looks: 1 us of statfs for each is nothing */
 #define SPACE_SLACK_BYTES (512u << 10) /* what that can come to in tables, with index, filters and rounding */
 #define SPACE_LOOK_NS 10000000u        /* between two looks of refused batches */
+#define SPACE_WANTED_NS \
+    UINT64_C(60000000000) /* how long deleted space is wanted back after the gate was closed */
 #define SPACE_MANIFEST_BYTES (UINT64_C(256) << 10) /* of the reserve, kept for edits of the manifest */
 #define SPACE_SMALL_BYTES \
     (UINT64_C(256) << 10)   /* ... for what blocks and rounding add to many small tables */
@@ -60,6 +62,7 @@ struct space {
     uint64_t given, taken;                  /* bytes, since open */
     uint64_t told_ns;                       /* the last message */
     uint64_t looked_ns;                     /* atomic: the last look of a refused batch */
+    uint64_t tight_ns;                      /* atomic: when the gate was last seen closed; 0: never */
     uint64_t looked_lsn;                    /* atomic: where the log ended at the last look of a writer */
     int64_t headroom;                       /* atomic */
     uint64_t refused;                       /* atomic: batches */
@@ -79,6 +82,8 @@ void space_look(struct lsm *db);
 /* 0, or -ENOSPC: a batch of so many bytes would grow the store into what is set aside. */
 int space_gate(struct lsm *db, uint64_t bytes);
 bool space_is_tight(const struct lsm *db); /* the gate is closed */
+/* It is, or was a moment ago: background work brings deleted space back at once, not when it suits the levels. */
+bool space_is_wanted(const struct lsm *db);
 /* After a commit whose record ends there. */
 void space_appended(struct lsm *db, uint64_t end);
 

@@ -86,6 +86,24 @@ static void empty_and_grow(struct run *r)
     proof_leave(mark);
 }
 
+/* Somebody made room: growing works at once, and the reserve is made whole. */
+static void check_released(struct run *r)
+{
+    struct lsm_stats st;
+    size_t mark = proof_enter("; there is space again");
+
+    r->errors_allowed = false;
+    run_batch(r, false);
+    if (!proof_failed)
+        run_flush(r);
+    (void)headroom(r, &st);
+    if (!proof_failed && st.reserve_bytes < st.reserve_target_bytes)
+        proof_fail("the reserve was not taken again: %llu of %llu bytes",
+                   (unsigned long long)st.reserve_bytes, (unsigned long long)st.reserve_target_bytes);
+    r->errors_allowed = true;
+    proof_leave(mark);
+}
+
 /* The disk is about to be filled: is the reserve there? */
 static bool is_reserved(struct env *env)
 {
@@ -120,6 +138,8 @@ static void fill_and_release(const struct base *b, uint64_t seed)
         empty_and_grow(r);
     env_sim_capacity(env, UINT64_C(1) << 40);
     r->deletes_work = false;
+    if (r->db && !proof_failed)
+        check_released(r);
     if (r->db && seed % 4 == 0) /* as good without the process going on */
         run_abandon(r);
     check_aftermath(r, false, false, seed / 64);

@@ -63,7 +63,6 @@ static const struct defect {
     {"reserve never given back", "full"},
     {"reserve not retaken", "full"},
     {"purge forgets the snapshots", "full"},
-    {"last segment used", "full"},
     {"range deletes not replayed", "model"},
     {"range deletes of one shard only", "model"},
     {"flush forgets range deletes", "model"},
