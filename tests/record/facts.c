@@ -21,15 +21,27 @@ void fact_open(const char *control)
     }
 }
 
+static void write_line(const char *line, int len)
+{
+    if (pwrite(control_fd, line, (size_t)len, 0) != len) {
+        perror("writing a fact");
+        exit(EXIT_USAGE);
+    }
+}
+
 void fact(unsigned stream, const char *what, uint64_t n)
 {
     char line[64];
     int len = snprintf(line, sizeof(line), "%c %s %" PRIu64, 'a' + (int)stream, what, n);
 
-    if (pwrite(control_fd, line, (size_t)len, 0) != len) {
-        perror("writing a fact");
-        exit(EXIT_USAGE);
-    }
+    write_line(line, len);
+}
+
+void fact_kept(uint64_t n)
+{
+    char line[64];
+
+    write_line(line, snprintf(line, sizeof(line), "kept %" PRIu64, n));
 }
 
 static void read_line(struct facts *f, uint64_t covered[STREAMS_MAX][STREAMS_MAX], const char *line)
@@ -38,6 +50,8 @@ static void read_line(struct facts *f, uint64_t covered[STREAMS_MAX][STREAMS_MAX
     char what[16];
     uint64_t n;
 
+    if (sscanf(line, "kept %" SCNu64, &n) == 1)
+        f->kept[f->kept_count++ % KEPT_MAX] = n;
     if (s >= STREAMS_MAX || sscanf(line + 1, " %15s %" SCNu64, what, &n) != 2)
         return;
     struct stream *own = &f->stream[s];
@@ -79,6 +93,14 @@ uint64_t facts_promised(const struct facts *f, unsigned stream)
     const struct stream *s = &f->stream[stream];
 
     return f->killed && s->done > s->synced ? s->done : s->synced;
+}
+
+bool facts_kept(const struct facts *f, uint64_t step)
+{
+    for (unsigned k = 0; k < f->kept_count && k < KEPT_MAX; k++)
+        if (f->kept[k] == step)
+            return true;
+    return false;
 }
 
 uint64_t mix(uint64_t a, uint64_t b, uint64_t c)

@@ -6,7 +6,8 @@
  *
  * Each stream is a thread. Its batch N puts N under the stream's counter and changes some of its KEYS keys, on all
  * shards; so the counter says what the keys must hold. Now and then a batch is synced. A load that was killed goes on
- * when it is run again. SHADOW is an empty directory, or - for none. It is the same as STORE at the end if all that was
+ * when it is run again. Without a shadow the first stream now and then keeps a named snapshot and a checkpoint, which must
+ * be of its moment. SHADOW is an empty directory, or - for none. It is the same as STORE at the end if all that was
  * written went through the env (env_tap.h); the line that is printed says how many syncs went through it. `mapped`: log
  * records were stored through a mapping, so a killed process has left some in memory only, which the recorder has not
  * seen.
@@ -21,6 +22,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define KEYS 60u
 #define CHANGES_MAX 6u
@@ -51,6 +53,15 @@ static struct change change_of(unsigned stream, uint64_t step, unsigned n)
 }
 
 static bool is_sync(unsigned stream, uint64_t step) { return mix(seed + stream, step, 2) % 7 == 0; }
+
+/* Of such moments the first stream keeps a named snapshot and a checkpoint, if there is no shadow. */
+static bool is_kept(uint64_t step) { return step % 60 == 30; }
+
+static const char *kept_name(const char *store, uint64_t n, char out[4200])
+{
+    snprintf(out, 4200, "%s%sat-%" PRIu64, store, *store ? "-" : "", n);
+    return out;
+}
 
 static size_t key_of(unsigned stream, unsigned key, char out[32])
 {
@@ -90,23 +101,36 @@ static struct lsm_options options_of(struct env *env, unsigned flags)
 struct thread {
     pthread_t id;
     struct lsm *db;
+    const char *store; /* NULL: nothing is kept */
     unsigned stream;
     uint64_t steps;
     int rc;
 };
 
 /* The last batch that is there, so that a load that was killed goes on. */
-static int counter_of(struct lsm *db, unsigned stream, uint64_t *n)
+static int counter_of(struct lsm *db, const struct lsm_snapshot *snapshot, unsigned stream, uint64_t *n)
 {
     struct lsm_value v = {0};
     char name[32];
-    int rc = lsm_get(db, name, key_of(stream, 0, name), NULL, 0, &v);
+    int rc = lsm_get(db, name, key_of(stream, 0, name), snapshot, 0, &v);
 
     *n = 0;
     if (rc == 0 && v.len == sizeof(*n))
         memcpy(n, v.data, sizeof(*n));
     lsm_value_release(&v);
     return rc == -ENOENT ? 0 : rc;
+}
+
+/* -EEXIST: made before this process was killed, or half of it. */
+static int keep(struct thread *t, uint64_t n)
+{
+    char name[4200];
+    int a = lsm_snapshot_save(t->db, kept_name("", n, name));
+    int b = lsm_checkpoint(t->db, kept_name(t->store, n, name));
+
+    if (!a && !b)
+        fact_kept(n);
+    return a && a != -EEXIST ? a : b && b != -EEXIST ? b : 0;
 }
 
 static void *thread_main(void *arg)
@@ -119,7 +143,7 @@ static void *thread_main(void *arg)
     t->rc = value ? lsm_batch_new(&batch) : -ENOMEM;
     uint64_t n = 0;
     if (!t->rc)
-        t->rc = counter_of(t->db, t->stream, &n);
+        t->rc = counter_of(t->db, NULL, t->stream, &n);
     while (++n <= t->steps && !t->rc) {
         bool sync = is_sync(t->stream, n);
         lsm_batch_clear(batch);
@@ -136,6 +160,8 @@ static void *thread_main(void *arg)
         t->rc = lsm_commit(t->db, batch, sync ? LSM_SYNC : 0);
         if (!t->rc)
             fact(t->stream, sync ? "synced" : "done", n);
+        if (!t->rc && t->stream == 0 && t->store && is_kept(n))
+            t->rc = keep(t, n);
     }
     lsm_batch_free(batch);
     free(value);
@@ -145,9 +171,10 @@ static void *thread_main(void *arg)
 static int run(char **argv)
 {
     struct thread threads[STREAMS_MAX] = {{0}};
+    bool tapped = strcmp(argv[5], "-") != 0;
     unsigned streams = (unsigned)strtoul(argv[4], NULL, 10);
     struct lsm_options o =
-        options_of(strcmp(argv[5], "-") ? env_tap(argv[5], strcmp(argv[6], "map") == 0) : NULL, LSM_CREATE);
+        options_of(tapped ? env_tap(argv[5], strcmp(argv[6], "map") == 0) : NULL, LSM_CREATE);
     struct lsm *db;
 
     fact_open(argv[1]);
@@ -157,7 +184,8 @@ static int run(char **argv)
         return EXIT_USAGE;
     }
     for (unsigned k = 0; k < streams && k < STREAMS_MAX; k++) {
-        threads[k] = (struct thread){.db = db, .stream = k, .steps = strtoull(argv[3], NULL, 10)};
+        threads[k] = (struct thread){
+            .db = db, .store = tapped ? NULL : argv[0], .stream = k, .steps = strtoull(argv[3], NULL, 10)};
         if (pthread_create(&threads[k].id, NULL, thread_main, &threads[k]))
             abort();
     }
@@ -210,7 +238,8 @@ static void origin(unsigned stream, unsigned key, uint64_t n, uint64_t *step, un
     }
 }
 
-static bool key_is_right(struct lsm *db, unsigned stream, unsigned key, uint64_t n)
+static bool key_is_right(struct lsm *db, const struct lsm_snapshot *snapshot, unsigned stream, unsigned key,
+                         uint64_t n)
 {
     static uint8_t expected[LARGE_MAX];
     struct lsm_value v = {0};
@@ -219,7 +248,7 @@ static bool key_is_right(struct lsm *db, unsigned stream, unsigned key, uint64_t
     char name[32];
 
     origin(stream, key, n, &step, &change);
-    int rc = lsm_get(db, name, key_of(stream, key, name), NULL, 0, &v);
+    int rc = lsm_get(db, name, key_of(stream, key, name), snapshot, 0, &v);
     bool right = step ? rc == 0 : rc == -ENOENT;
     if (right && step) {
         size_t len = change_of(stream, step, change).len;
@@ -233,19 +262,89 @@ static bool key_is_right(struct lsm *db, unsigned stream, unsigned key, uint64_t
     return right;
 }
 
+static bool keys_are_right(struct lsm *db, const struct lsm_snapshot *snapshot, unsigned stream, uint64_t n)
+{
+    for (unsigned key = 1; key <= KEYS; key++)
+        if (!key_is_right(db, snapshot, stream, key, n))
+            return false;
+    return true;
+}
+
+/* What the first stream has kept of its moment n is there, and of that moment. */
+static int compare_kept(struct lsm *db, const struct lsm_snapshot *snapshot, uint64_t n, const char *what)
+{
+    uint64_t found = 0;
+    int rc = counter_of(db, snapshot, 0, &found);
+
+    if (!rc && found == n && keys_are_right(db, snapshot, 0, n))
+        return EXIT_GOOD;
+    printf("%s of moment %" PRIu64 ": found %" PRIu64 " (%s)\n", what, n, found, strerror(-rc));
+    return EXIT_BROKEN;
+}
+
+static int check_snapshot(struct lsm *db, uint64_t n, bool promised)
+{
+    struct lsm_snapshot *snapshot;
+    char name[4200];
+    int rc = lsm_snapshot_open(db, kept_name("", n, name), &snapshot);
+
+    if (rc == -ENOENT && !promised)
+        return EXIT_GOOD;
+    if (rc) {
+        printf("snapshot of moment %" PRIu64 ": %s\n", n, strerror(-rc));
+        return rc == -ENOENT ? EXIT_LOST : EXIT_BROKEN;
+    }
+    int verdict = compare_kept(db, snapshot, n, "snapshot");
+    lsm_snapshot_free(db, snapshot);
+    return verdict;
+}
+
+/* One that was not finished has no MANIFEST, and is no store. */
+static int check_checkpoint(const char *store, uint64_t n, bool promised)
+{
+    struct lsm_options o = options_of(NULL, LSM_INLINE);
+    char path[4200], manifest[4300];
+    struct lsm *db;
+
+    snprintf(manifest, sizeof(manifest), "%s/MANIFEST", kept_name(store, n, path));
+    if (!promised && access(manifest, F_OK))
+        return EXIT_GOOD;
+    int rc = lsm_open(path, &o, &db);
+    if (rc) {
+        printf("checkpoint of moment %" PRIu64 ": %s\n", n, strerror(-rc));
+        return EXIT_BROKEN;
+    }
+    int verdict = compare_kept(db, NULL, n, "checkpoint");
+    rc = lsm_close(db);
+    return rc ? EXIT_BROKEN : verdict;
+}
+
+static int check_kept(struct lsm *db, const char *store, const struct facts *f)
+{
+    int verdict = EXIT_GOOD;
+
+    for (uint64_t n = 1; n <= f->stream[0].begun; n++) {
+        if (!is_kept(n))
+            continue;
+        int a = check_snapshot(db, n, facts_kept(f, n)), b = check_checkpoint(store, n, facts_kept(f, n));
+        verdict = a > verdict ? a : verdict;
+        verdict = b > verdict ? b : verdict;
+    }
+    return verdict;
+}
+
 static int compare(struct lsm *db, const struct facts *f, unsigned stream, bool mapped)
 {
     uint64_t n = 0, promised = mapped ? f->stream[stream].synced : facts_promised(f, stream);
-    int rc = counter_of(db, stream, &n);
+    int rc = counter_of(db, NULL, stream, &n);
 
     if (rc || n > f->stream[stream].begun) {
         printf("stream %c: counter %" PRIu64 ", begun %" PRIu64 " (%s)\n", 'a' + (int)stream, n,
                f->stream[stream].begun, strerror(-rc));
         return EXIT_BROKEN;
     }
-    for (unsigned key = 1; key <= KEYS; key++)
-        if (!key_is_right(db, stream, key, n))
-            return EXIT_BROKEN;
+    if (!keys_are_right(db, NULL, stream, n))
+        return EXIT_BROKEN;
     if (n >= promised)
         return EXIT_GOOD;
     printf("stream %c: %" PRIu64 " batches are there, %" PRIu64 " were promised\n", 'a' + (int)stream, n,
@@ -274,6 +373,8 @@ static int check(const char *store, unsigned streams, bool mapped)
         int v = compare(db, &f, k, mapped);
         verdict = v > verdict ? v : verdict;
     }
+    int kept = check_kept(db, store, &f);
+    verdict = kept > verdict ? kept : verdict;
     rc = lsm_close(db);
     if (rc) {
         printf("closing: %s\n", strerror(-rc));
