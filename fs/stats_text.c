@@ -60,6 +60,14 @@ static const char *human(uint64_t bytes, char buf[static 24])
     return buf;
 }
 
+static void text_latency(FILE *f, const char *name, const struct lsm_latency *l)
+{
+    if (l->samples)
+        fprintf(f, "  %-14s %.1f us, 99 %% %.1f us, 99.9 %% %.1f us, at most %.1f us\n", name,
+                (double)l->p50_ns / 1e3, (double)l->p99_ns / 1e3, (double)l->p999_ns / 1e3,
+                (double)l->max_ns / 1e3);
+}
+
 static void text_shard(FILE *f, unsigned index, const struct lsm_shard_stats *s)
 {
     char a[24], b[24];
@@ -73,6 +81,9 @@ static void text_shard(FILE *f, unsigned index, const struct lsm_shard_stats *s)
             s->compactions, human(s->compact_bytes_read, a), human(s->compact_bytes_written, b),
             s->trivial_moves, s->entries_dropped);
     fprintf(f, "  stalls         %" PRIu64 ", %.3f s\n", s->stalls, (double)s->stall_ns / 1e9);
+    text_latency(f, "get", &s->latency[LSM_OP_GET]);
+    text_latency(f, "seek", &s->latency[LSM_OP_SEEK]);
+    text_latency(f, "commit", &s->latency[LSM_OP_COMMIT]);
     fprintf(f, "  level   files        bytes       target\n");
     for (unsigned l = 0; l < LSM_LEVELS; l++)
         if (s->files[l] > 0 || s->target_bytes[l] > 0)
@@ -129,6 +140,8 @@ static void text(FILE *f, const struct view *v)
             ratio(v->table_bytes, v->bottom_bytes));
     fprintf(f, "log              %" PRIu64 " segments, %s; %s appended, %" PRIu64 " syncs\n", s->log_segments,
             human(s->log_segment_bytes, a), human(s->log_bytes, b), s->log_syncs);
+    if (s->sync_latency.samples)
+        text_latency(f, "sync", &s->sync_latency);
     fprintf(f, "log positions    start %" PRIu64 ", synced %" PRIu64 ", frontier %" PRIu64 "\n", s->log_start,
             s->log_synced, s->log_frontier);
     fprintf(f, "replayed         %s, %" PRIu64 " batches, %.3f s\n", human(s->replayed_bytes, a),
@@ -170,6 +183,16 @@ static void json_u64(FILE *f, const char *name, uint64_t value)
     fprintf(f, ",\"%s\":%" PRIu64, name, value);
 }
 
+static void json_latency(FILE *f, const char *name, const struct lsm_latency *l)
+{
+    fprintf(f, ",\"%s\":{\"samples\":%" PRIu64, name, l->samples);
+    json_u64(f, "p50_ns", l->p50_ns);
+    json_u64(f, "p99_ns", l->p99_ns);
+    json_u64(f, "p999_ns", l->p999_ns);
+    json_u64(f, "max_ns", l->max_ns);
+    fputc('}', f);
+}
+
 static void json_shard(FILE *f, unsigned index, const struct lsm_shard_stats *s)
 {
     fprintf(f, "%s{\"shard\":%u", index ? "," : "", index);
@@ -184,6 +207,9 @@ static void json_shard(FILE *f, unsigned index, const struct lsm_shard_stats *s)
     json_u64(f, "entries_dropped", s->entries_dropped);
     json_u64(f, "stalls", s->stalls);
     json_u64(f, "stall_ns", s->stall_ns);
+    json_latency(f, "get", &s->latency[LSM_OP_GET]);
+    json_latency(f, "seek", &s->latency[LSM_OP_SEEK]);
+    json_latency(f, "commit", &s->latency[LSM_OP_COMMIT]);
     fprintf(f, ",\"levels\":[");
     for (unsigned l = 0; l < LSM_LEVELS; l++)
         fprintf(f,
@@ -208,6 +234,7 @@ static void json_engine(FILE *f, const struct lsm_stats *s)
     json_u64(f, "cache_misses", s->cache_misses);
     json_u64(f, "cache_bytes", s->cache_bytes);
     json_u64(f, "cache_capacity_bytes", s->cache_capacity_bytes);
+    json_latency(f, "sync", &s->sync_latency);
     json_u64(f, "log_bytes", s->log_bytes);
     json_u64(f, "log_syncs", s->log_syncs);
     json_u64(f, "log_segments", s->log_segments);

@@ -446,6 +446,8 @@ int lsm_commit(struct lsm *db, const struct lsm_batch *batch, unsigned flags)
     err = plan_make(db, batch, &p);
     if (err)
         return err;
+    struct shard *first = &db->shards[__builtin_ctzll(p.mask)];
+    uint64_t began = latency_begin(db->env, &first->turn[LSM_OP_COMMIT]);
     lsn_t end = 0;
     err = commit_plan(db, &p, flags, &end);
     uint64_t mask = p.mask;
@@ -461,6 +463,7 @@ int lsm_commit(struct lsm *db, const struct lsm_batch *batch, unsigned flags)
         mind_log(db, mask, flags & LSM_NOWAIT);
     if (!err && flags & LSM_SYNC)
         err = wal_sync_to(db->wal, end);
+    latency_end(&first->latency[LSM_OP_COMMIT], db->env, began);
     return err;
 }
 
@@ -492,7 +495,10 @@ int lsm_sync(struct lsm *db)
 {
     if (!db->wal) /* everything a read-only store shows is as durable as it will get */
         return 0;
-    return wal_sync(db->wal);
+    uint64_t began = env_mono_ns(db->env);
+    int err = wal_sync(db->wal);
+    latency_add(&db->sync_latency, env_mono_ns(db->env) - began);
+    return err;
 }
 
 void lsm_sync_async(struct lsm *db, void (*done)(void *arg, int result), void *arg)

@@ -22,6 +22,7 @@
 #include "batch.h"
 #include "cache.h"
 #include "env.h"
+#include "latency.h"
 #include "logger.h"
 #include "memtable.h"
 #include "space.h"
@@ -92,6 +93,8 @@ struct shard {
     uint64_t skipped; /* atomic; entries that iterators stepped over since that was looked at */
 
     /* statistics, relaxed atomics */
+    struct latency latency[LSM_OPS];
+    uint64_t turn[LSM_OPS]; /* of latency_begin */
     uint64_t flushes, compactions, trivial_moves, flush_bytes, compact_bytes_read, compact_bytes_written;
     uint64_t entries_dropped, purges, tables_covered, skipped_total, stalls, stall_ns;
 };
@@ -142,6 +145,7 @@ struct lsm {
 
     /* statistics, relaxed atomics */
     uint64_t batches, batch_bytes, gets, gets_found;
+    struct latency sync_latency;
     uint64_t replayed_bytes, replayed_batches, replay_ns;
 };
 

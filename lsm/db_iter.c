@@ -342,9 +342,13 @@ static void settle_backward(struct lsm_iter *it)
 
 static void seek_forward(struct lsm_iter *it, const void *key, size_t len)
 {
+    struct shard *s = &it->db->shards[it->views[0]->version->shard];
+    uint64_t began = latency_begin(it->db->env, &s->turn[LSM_OP_SEEK]);
     it->status = 0;
     iter_seek(it->in, key, len, SEQ_MAX);
     settle_forward(it);
+    if (it->status != -EAGAIN)
+        latency_end(&s->latency[LSM_OP_SEEK], it->db->env, began);
 }
 
 /* To the last entry < key (any version), then on backward. */

@@ -191,10 +191,12 @@ int lsm_get(struct lsm *db, const void *key, size_t key_len, const struct lsm_sn
 {
     *out = (struct lsm_value){0};
     struct shard *s = &db->shards[db_route(db, key, key_len)];
+    uint64_t began = latency_begin(db->env, &s->turn[LSM_OP_GET]);
     struct view *v = view_get(s);
     uint64_t seq = snapshot ? snapshot->seq : db_frontier(db) - 1;
     int err = get_in_view(db, v, key, key_len, seq, flags, out);
     if (err != -EAGAIN) {
+        latency_end(&s->latency[LSM_OP_GET], db->env, began);
         count_add(&db->gets, 1);
         if (!err)
             count_add(&db->gets_found, 1);

@@ -26,6 +26,8 @@ static void shard_stats(struct shard *s, struct lsm_shard_stats *out)
     version_targets(s->db->vset, v->version, out->target_bytes);
     out->range_deletes = range_deletes(v);
     view_unref(v);
+    for (unsigned op = 0; op < LSM_OPS; op++)
+        latency_get(&s->latency[op], &out->latency[op]);
     out->flushes = count_get(&s->flushes);
     out->compactions = count_get(&s->compactions);
     out->trivial_moves = count_get(&s->trivial_moves);
@@ -47,6 +49,7 @@ void lsm_stats_get(struct lsm *db, struct lsm_stats *out)
     out->shards = db->shard_count;
     out->batches = count_get(&db->batches);
     out->batch_bytes = count_get(&db->batch_bytes);
+    latency_get(&db->sync_latency, &out->sync_latency);
     out->gets = count_get(&db->gets);
     out->gets_found = count_get(&db->gets_found);
     out->blocks_read = count_get(&db->reader_stats.blocks_read);

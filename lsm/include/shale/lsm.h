@@ -288,7 +288,18 @@ int lsm_work(struct lsm *db);
 
 #define LSM_LEVELS 7
 
+/*
+ * How long operations took, from entering to leaving the call: one in 16 is timed, of calls of lsm_sync every one. Percentiles are
+ * right to an eighth; what returned -EAGAIN does not count. LSM_OP_COMMIT includes waiting, and with LSM_SYNC the sync.
+ */
+struct lsm_latency {
+    uint64_t samples, p50_ns, p99_ns, p999_ns, max_ns;
+};
+enum lsm_op { LSM_OP_GET, LSM_OP_SEEK, LSM_OP_COMMIT, LSM_OPS };
+
 struct lsm_shard_stats {
+    struct lsm_latency latency
+        [LSM_OPS]; /* of a commit: in the first shard that it touches; of a seek over all shards: in the first */
     uint64_t memtable_bytes, sealed_memtables;
     uint64_t files[LSM_LEVELS], bytes[LSM_LEVELS], target_bytes[LSM_LEVELS];
     uint64_t flushes, compactions, trivial_moves, purges; /* purges: on a full disk, of single tables */
@@ -304,6 +315,7 @@ struct lsm_stats {
     unsigned shards;
     uint64_t batches, batch_bytes; /* accepted since open; user bytes: keys and values */
     uint64_t gets, gets_found;
+    struct lsm_latency sync_latency;
     uint64_t blocks_read, block_bytes_read; /* from files, that is cache misses */
     uint64_t filter_checks, filter_negatives;
     uint64_t written_raw_bytes, written_stored_bytes; /* blocks of tables before and after compression */
