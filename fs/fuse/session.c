@@ -354,6 +354,8 @@ out:
 
 /* ---- living -------------------------------------------------------------------------------- */
 
+#define END_MS 2000 /* between an unmounting and our seeing that the connection has ended */
+
 struct check {
     const char *path;
     struct stat st;
@@ -390,6 +392,14 @@ static void set_readahead(dev_t dev)
         log_write(LSM_LOG_DEBUG, "%s: %s", path, strerror(errno));
 }
 
+/* Who unmounts as soon as the mount is there is before us: it answered, and no more was asked of it. */
+static bool ends_soon(const struct session *s)
+{
+    struct pollfd fd = {.fd = s->ended_fd, .events = POLLIN};
+
+    return poll(&fd, 1, END_MS) > 0;
+}
+
 int session_check(struct session *s)
 {
     struct check c = {.path = s->mountpoint};
@@ -400,6 +410,8 @@ int session_check(struct session *s)
         pthread_join(thread, NULL);
         rc = c.rc;
     }
+    if (rc == -ENOTCONN && ends_soon(s))
+        return 0;
     if (rc < 0)
         log_tell("the mount on %s does not answer: %s", s->mountpoint, strerror(-rc));
     else

@@ -353,3 +353,14 @@ PYTHON
     rm -r "$dir"
     assert_equal "$said" $'hi\n65534\nstats\nstats.json'
 }
+
+@test "who unmounts before the daemon has looked at its own mount finds it ending well" {
+    require_root
+    for _ in {1..12}; do
+        shalefs "$STORE" "$MNT" -f >>"$LOG" 2>&1 3>&- &
+        DAEMON=$!
+        until is_mounted "$MNT"; do kill -0 "$DAEMON"; done
+        umount "$MNT" || umount -l "$MNT" # busy: it is looking just now
+        wait "$DAEMON"
+    done
+}
