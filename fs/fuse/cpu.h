@@ -6,7 +6,7 @@
 
 /* As many as can ever be there, as the kernel counts its queues. */
 unsigned cpu_possible(void);
-/* The first number of CPUs in text such as "0-3,8"; 0: it is none. Exposed for its test. */
+/* The first number of CPUs in text such as "0-3,8"; 0: it is none. Exposed for tests. */
 unsigned cpu_count_list(const char *text);
 
 /* The calling thread runs there from now on, if it may; -1: anywhere. It is not an error if it can't: a CPU may be

@@ -5,6 +5,12 @@
  * wait, hands a copy of it to the slow threads. Requests are small, but for the data of a WRITE, so the copy is
  * cheap beside the waiting.
  *
+ * How many, and where: two for each CPU, free to move. On two busy CPUs (load over 20; five interleaved rounds, the geometric mean of
+ * create, stat, read, overwrite and unlink of small files, as a multiple of that) one thread did 0.76 of it with one client and
+ * 0.58 with two, two threads 0.98 and 0.62, two pinned ones 0.72 and 1.05, four pinned ones 0.34 and 0.60, two that
+ * poll for 50 us before they sleep 0.53 and 0.75. The device is not cloned: with one client that gained 14 to 19 % on stat and
+ * create and lost 7 to 28 % on read and unlink (an in-memory filesystem, idle CPUs).
+ *
  * Stopping: a thread that waits in read() is woken by a signal that does nothing. The signal is sent
  * again until the thread has gone, which covers the moment between its look at `stop` and its read.
  */
