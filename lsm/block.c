@@ -99,8 +99,10 @@ int block_builder_add(struct block_builder *b, const struct ikey *key, const voi
         return err;
 
     uint32_t shared = 0;
-    if (b->count == 0 || b->since_restart == b->restart_every) {
+    if (b->count == 0 || b->since_restart == b->restart_every ||
+        b->len - b->restart_at >= BLOCK_RESTART_BYTES) {
         b->restarts[b->restart_count++] = (uint32_t)b->len;
+        b->restart_at = b->len;
         b->since_restart = 0;
     } else {
         shared = common_prefix(b->last_key, b->last_len, key->key, key->len);
@@ -180,10 +182,29 @@ struct entry_head {
     const uint8_t *suffix;
 };
 
+/* As nearly all are: lengths of one byte, or two for the value's, and room for the longest such head. */
+static bool decode_short_head(const uint8_t *p, size_t left, struct entry_head *e)
+{
+    if (left < 4 + 8 || (p[0] | p[1]) & 0x80 || (p[2] & p[3] & 0x80))
+        return false;
+    e->shared = p[0];
+    e->unshared = p[1];
+    e->value_len = p[2];
+    p += 3;
+    if (e->value_len & 0x80)
+        e->value_len = (e->value_len & 0x7f) | (uint64_t)*p++ << 7;
+    e->seq_type = get_le64(p);
+    e->suffix = p + 8;
+    return true;
+}
+
 static bool decode_head(const struct block_iter *it, uint32_t offset, struct entry_head *e)
 {
     if (offset >= it->limit)
         return false;
+    if (decode_short_head(it->data + offset, it->limit - offset, e))
+        return e->unshared + e->value_len <= (size_t)(it->data + it->limit - e->suffix) &&
+               (e->seq_type & 0xff) <= ENTRY_TYPE_MAX;
     struct reader r = reader_of(it->data + offset, it->limit - offset);
     e->shared = read_varint(&r);
     e->unshared = read_varint(&r);

@@ -14,8 +14,9 @@
 #include "ikey.h"
 #include <shale/lsm.h>
 
-#define BLOCK_RESTART_DATA 16u /* a seek decodes 8 entries on average */
-#define BLOCK_RESTART_INDEX 1u /* index keys are searched, never scanned */
+#define BLOCK_RESTART_DATA 16u    /* a seek decodes 8 entries on average */
+#define BLOCK_RESTART_BYTES 1024u /* or fewer: entries that lie further apart than a line cost a miss each */
+#define BLOCK_RESTART_INDEX 1u    /* index keys are searched, never scanned */
 
 /* ---- building ---- */
 
@@ -25,6 +26,7 @@ struct block_builder {
     uint32_t *restarts; /* owned */
     size_t restart_count, restart_cap;
     uint32_t restart_every, since_restart;
+    size_t restart_at; /* offset of the last one */
     uint32_t count;
     uint32_t last_len;
     uint64_t last_seq;
