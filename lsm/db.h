@@ -102,6 +102,10 @@ struct shard {
 /* In options.flags, never from outside: the caller holds the store's lock (repair). */
 #define LSM_NOLOCK (1u << 29)
 
+/* The value of a key in this view at this seq; takes the reference over, into *out if there is one. */
+int get_in_view(struct lsm *db, struct view *v, const void *key, size_t len, uint64_t seq, unsigned flags,
+                struct lsm_value *out);
+
 /* What the options say about tables of this level. */
 enum table_compression db_compression(const struct lsm_options *o, unsigned level);
 
@@ -184,6 +188,7 @@ static inline uint64_t db_shard_mask(const struct lsm *db, uint8_t shard)
 /* ---- view.c ---- */
 
 struct view *view_get(struct shard *s); /* a reference on the current view */
+struct view *view_ref(struct view *v);  /* one more */
 void view_unref(struct view *v);
 /* A reference on the current view and a seq that it can answer for: everything visible, nothing dropped. */
 struct view *view_get_now(struct shard *s, uint64_t *seq);

@@ -57,6 +57,15 @@ struct env {
 /* Return non-zero to stop the listing; that value is passed on. */
 typedef int (*env_list_fn)(void *arg, const char *name);
 
+/* One of several reads. */
+struct env_read {
+    struct env_file *file;
+    void *buf;
+    size_t len;
+    uint64_t off;
+    ssize_t result; /* as env_pread returns it */
+};
+
 struct env_ops {
     int (*open)(struct env *e, const char *path, unsigned flags, struct env_file **out);
     int (*mkdir)(struct env *e, const char *path);                           /* mode 0700; -EEXIST */
@@ -68,6 +77,8 @@ struct env_ops {
     int (*lock)(struct env *e, const char *path, bool exclusive, struct env_lock **out); /* -EBUSY */
     void (*unlock)(struct env *e, struct env_lock *lock);
     int (*space)(struct env *e, const char *path, uint64_t *free_bytes, uint64_t *total_bytes);
+    void (*read_many)(struct env *e, struct env_read *reads, unsigned n); /* NULL: one after the other */
+    int (*read_many_status)(struct env *e);                               /* NULL: 0 */
     uint64_t (*mono_ns)(struct env *e);
     uint64_t (*wall_ns)(struct env *e);
     int (*random)(struct env *e, void *buf, size_t len);
@@ -93,6 +104,21 @@ static inline int env_open(struct env *e, const char *path, unsigned flags, stru
 static inline ssize_t env_pread(struct env_file *f, void *buf, size_t len, uint64_t off)
 {
     return f->ops->pread(f, buf, len, off);
+}
+/* Several ranges of several files at once; returns when all are done, whatever their results. */
+static inline void env_read_many(struct env *e, struct env_read *reads, unsigned n)
+{
+    if (e->ops->read_many) {
+        e->ops->read_many(e, reads, n);
+        return;
+    }
+    for (unsigned i = 0; i < n; i++)
+        reads[i].result = env_pread(reads[i].file, reads[i].buf, reads[i].len, reads[i].off);
+}
+/* 0, or why several reads are done one after the other here: for a message. */
+static inline int env_read_many_status(struct env *e)
+{
+    return e->ops->read_many_status ? e->ops->read_many_status(e) : 0;
 }
 static inline int env_pwritev(struct env_file *f, const struct iovec *iov, int n, uint64_t off)
 {

@@ -16,6 +16,7 @@
 #include "env.h"
 
 #include "env_posix_dir.h"
+#include "env_posix_uring.h"
 
 #include <assert.h>
 #include <dirent.h>
@@ -305,6 +306,57 @@ static int posix_map_populate(struct env_file *f, uint64_t off, uint64_t len)
         len = p->map_len - off;
     uint64_t from = off & ~(page - 1);
     return madvise(p->map + from, off + len - from, MADV_POPULATE_WRITE) ? -errno : 0;
+}
+
+static const struct env_file_ops posix_file_ops;
+
+/* What the kernel left undone: the rest of a short read, or all of one that it would not take. */
+static void finish_read(struct env_read *r, ssize_t done)
+{
+    size_t have = done > 0 ? (size_t)done : 0;
+
+    if (done >= 0 && have == r->len) {
+        r->result = done;
+        return;
+    }
+    ssize_t rest = posix_pread(r->file, (char *)r->buf + have, r->len - have, r->off + have);
+    r->result = rest < 0 ? rest : (ssize_t)have + rest;
+}
+
+/* Of files that are ours, at most URING_READS_MAX. */
+static void read_batch(struct env_read *reads, unsigned n)
+{
+    struct uring_read u[URING_READS_MAX];
+
+    for (unsigned i = 0; i < n; i++)
+        u[i] = (struct uring_read){posix_of(reads[i].file)->fd, reads[i].buf, reads[i].len, reads[i].off, 0};
+    bool done = n > 1 && uring_read_all(u, n) == 0;
+    for (unsigned i = 0; i < n; i++)
+        finish_read(&reads[i], done ? u[i].result : 0);
+}
+
+static void posix_read_many(struct env *e, struct env_read *reads, unsigned n)
+{
+    (void)e;
+    while (n > 0) {
+        unsigned take = 0, max = n < URING_READS_MAX ? n : URING_READS_MAX;
+        while (take < max && reads[take].file->ops == &posix_file_ops)
+            take++;
+        if (take > 0) {
+            read_batch(reads, take);
+        } else { /* a file of an env around this one */
+            take = 1;
+            reads->result = env_pread(reads->file, reads->buf, reads->len, reads->off);
+        }
+        reads += take;
+        n -= take;
+    }
+}
+
+static int posix_read_many_status(struct env *e)
+{
+    (void)e;
+    return uring_status();
 }
 
 static const struct env_file_ops posix_file_ops = {
@@ -612,6 +664,8 @@ static const struct env_ops posix_ops = {
     .lock = posix_lock,
     .unlock = posix_unlock,
     .space = posix_space,
+    .read_many = posix_read_many,
+    .read_many_status = posix_read_many_status,
     .mono_ns = posix_mono_ns,
     .wall_ns = posix_wall_ns,
     .random = posix_random,

@@ -346,6 +346,11 @@ int lsm_open(const char *path, const struct lsm_options *options, struct lsm **o
         fit_options(db, vset_identity(db->vset));
         err = init_shards(db);
     }
+    int alone = err ? 0 : env_read_many_status(db->env);
+    if (alone)
+        logger_write(&db->log, LSM_LOG_INFO,
+                     "%s: no io_uring here (%s): blocks are read one after the other, slower on a cold cache",
+                     db->path, strerror(-alone));
     if (!err && !db->read_only)
         space_open(db);
     if (!err)

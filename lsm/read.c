@@ -131,8 +131,8 @@ static int search_next(struct search *s)
                        &s->value, &s->value_len, &table, &s->pin);
 }
 
-static int get_in_view(struct lsm *db, struct view *v, const void *key, size_t len, uint64_t seq,
-                       unsigned flags, struct lsm_value *out)
+int get_in_view(struct lsm *db, struct view *v, const void *key, size_t len, uint64_t seq, unsigned flags,
+                struct lsm_value *out)
 {
     struct search s = {.view = v, .key = key, .len = len, .seq = seq, .flags = flags};
     struct operands operands = {0};

@@ -130,6 +130,30 @@ int table_cover(struct table *t, const void *key, size_t len, uint64_t seq, unsi
 /* Adds its range deletes to `out`, as fragments. */
 int table_ranges(struct table *t, struct ranges *out);
 
+/*
+ * Blocks that lookups of this thread with LSM_NOWAIT and TABLE_NOTE did not find in the cache, to be read all at once; zeroed at
+ * first. Bounded in number and bytes: what finds no room is missed again next time.
+ */
+#define TABLE_NOTE (1u << 27)
+#define TABLE_WANTS_MAX 64u
+#define TABLE_WANTS_BYTES (4u << 20)
+
+struct table_wants {
+    unsigned count;
+    size_t bytes;
+    struct table_want {
+        const struct table *table;
+        uint64_t offset, length;
+    } list[TABLE_WANTS_MAX];
+};
+
+void table_note_in(struct table_wants *w); /* from now on, on this thread; NULL: nowhere */
+/*
+ * Reads them in as few calls as env can, into the cache. got[i] is the block, referenced (table_release), or NULL, if it can't
+ * be had: who reads it alone is told why. Empties w.
+ */
+void table_fetch(struct env *env, struct table_wants *w, struct cache_block *got[TABLE_WANTS_MAX]);
+
 /* The table must outlive the iterator. */
 int table_iter_new(struct table *t, unsigned flags, struct iter **out);
 

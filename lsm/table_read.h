@@ -54,12 +54,19 @@ int table_read_properties(const struct table *t, const struct table_layout *layo
 /* A verified block, unpacked, in memory of its own (release with free); from the window, if it lies in there. */
 int table_read_block(const struct table *t, struct block_handle h, const struct table_window *w,
                      uint8_t **out, size_t *len);
+/* The contents of a block whose stored bytes, with the trailer, were read: checked and unpacked. Takes `owned` over, if any. */
+int table_take_stored(const struct table *t, struct block_handle h, const uint8_t *stored, uint8_t *owned,
+                      uint8_t **out, size_t *len);
+/* Memory (of malloc) for the stored bytes of a block of that length. */
+uint8_t *table_block_memory(size_t len);
 /* The same into the cache, which did not have it; referenced. */
 int table_load_block(const struct table *t, struct block_handle h, const struct table_window *w, bool keep,
                      struct cache_block **out);
 /* From the cache or the file; -EAGAIN with LSM_NOWAIT if it would have to be read. */
 int table_get_block(const struct table *t, struct block_handle h, unsigned flags, bool keep,
                     struct cache_block **out);
+/* Into what table_note_in was told of last: the lookup misses this block. */
+void table_note(const struct table *t, struct block_handle h);
 /* The handle in the index entry at which `at` stands, in the block at `parent`. */
 int table_child_handle(const struct table *t, uint64_t parent, const struct block_iter *at,
                        struct block_handle *out);

@@ -30,7 +30,7 @@ static void count32(uint32_t *counter) { __atomic_fetch_add(counter, 1, __ATOMIC
 /* ---- blocks ---- */
 
 /* Memory for the contents of a block: aligned, so that a line of the filter is a line of the processor's cache. */
-static uint8_t *block_memory(size_t len)
+uint8_t *table_block_memory(size_t len)
 {
     size_t room = (len + TABLE_TRAILER_BYTES + CACHE_LINE_BYTES - 1) / CACHE_LINE_BYTES * CACHE_LINE_BYTES;
     return aligned_alloc(CACHE_LINE_BYTES, room);
@@ -72,7 +72,7 @@ static int unpack_block(const struct table *t, struct block_handle h, const uint
         *out = owned;
         return 0;
     }
-    uint8_t *data = block_memory(raw_len);
+    uint8_t *data = table_block_memory(raw_len);
     int err = data ? 0 : -ENOMEM;
     if (!err && trailer->compression == TABLE_COMPRESSION_NONE)
         memcpy(data, stored, raw_len);
@@ -92,7 +92,7 @@ static int unpack_block(const struct table *t, struct block_handle h, const uint
 static int read_stored(const struct table *t, struct block_handle h, uint8_t **out)
 {
     size_t len = h.length + TABLE_TRAILER_BYTES;
-    uint8_t *data = block_memory(h.length);
+    uint8_t *data = table_block_memory(h.length);
     if (!data)
         return -ENOMEM;
     ssize_t n = env_pread(t->file, data, len, h.offset);
@@ -104,19 +104,10 @@ static int read_stored(const struct table *t, struct block_handle h, uint8_t **o
     return n < 0 ? (int)n : logger_corrupt(&t->log, t->path, h.offset, "the file ends inside a block");
 }
 
-/* A verified block in memory of its own; *out is malloc'ed. */
-int table_read_block(const struct table *t, struct block_handle h, const struct table_window *w,
-                     uint8_t **out, size_t *len)
+int table_take_stored(const struct table *t, struct block_handle h, const uint8_t *stored, uint8_t *owned,
+                      uint8_t **out, size_t *len)
 {
-    const uint8_t *stored;
-    uint8_t *owned = NULL;
-    int err = 0;
-    if (w && window_has(w, h))
-        stored = w->buf + (h.offset - w->offset);
-    else
-        err = read_stored(t, h, &owned), stored = owned;
-    if (!err)
-        err = check_block(t, h, stored, len);
+    int err = check_block(t, h, stored, len);
     if (err) {
         free(owned);
         return err;
@@ -127,6 +118,17 @@ int table_read_block(const struct table *t, struct block_handle h, const struct 
         count(&t->stats->block_bytes_read, h.length + TABLE_TRAILER_BYTES);
     }
     return err;
+}
+
+/* A verified block in memory of its own; *out is malloc'ed. */
+int table_read_block(const struct table *t, struct block_handle h, const struct table_window *w,
+                     uint8_t **out, size_t *len)
+{
+    uint8_t *owned = NULL;
+    if (w && window_has(w, h))
+        return table_take_stored(t, h, w->buf + (h.offset - w->offset), NULL, out, len);
+    int err = read_stored(t, h, &owned);
+    return err ? err : table_take_stored(t, h, owned, owned, out, len);
 }
 
 /* Reads a block that the cache does not have, and puts it there. */
@@ -147,7 +149,11 @@ int table_get_block(const struct table *t, struct block_handle h, unsigned flags
     *out = cache_lookup(t->cache, t->number, h.offset);
     if (*out)
         return 0;
-    return flags & LSM_NOWAIT ? -EAGAIN : table_load_block(t, h, NULL, keep, out);
+    if (!(flags & LSM_NOWAIT))
+        return table_load_block(t, h, NULL, keep, out);
+    if (flags & TABLE_NOTE)
+        table_note(t, h);
+    return -EAGAIN;
 }
 
 int table_bad_block(const struct table *t, uint64_t offset)

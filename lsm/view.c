@@ -41,6 +41,12 @@ void view_unref(struct view *v)
     free(v);
 }
 
+struct view *view_ref(struct view *v)
+{
+    __atomic_fetch_add(&v->refs, 1, __ATOMIC_RELAXED);
+    return v;
+}
+
 struct view *view_get(struct shard *s)
 {
     urcu_bp_read_lock();

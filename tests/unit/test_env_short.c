@@ -70,10 +70,33 @@ static int disturbed_fallocate(int fd, int mode, off_t off, off_t len)
 
 static int disturbed_ftruncate(int fd, off_t len) { return interrupt() ? -1 : ftruncate(fd, len); }
 
+#include "../../lsm/env_posix_uring.h"
+
+/* io_uring: short ones, some that were not taken, or no ring at all. */
+static int disturbed_uring_read(struct uring_read *reads, unsigned n)
+{
+    size_t wanted[URING_READS_MAX];
+
+    if (rnd() % 4 == 0)
+        return -ENOSYS;
+    for (unsigned i = 0; i < n; i++) {
+        wanted[i] = reads[i].len;
+        reads[i].len = shorten(reads[i].len);
+    }
+    int rc = uring_read_all(reads, n);
+    for (unsigned i = 0; i < n; i++) {
+        reads[i].len = wanted[i];
+        if (rnd() % 5 == 0)
+            reads[i].result = -EAGAIN;
+    }
+    return rc;
+}
+
 #define pread disturbed_pread
 #define pwritev disturbed_pwritev
 #define fallocate disturbed_fallocate
 #define ftruncate disturbed_ftruncate
+#define uring_read_all disturbed_uring_read
 #include "../../lsm/env_posix.c"
 
 #define FILE_BYTES 20000u
@@ -95,10 +118,29 @@ static void write_random(struct env_file *f, uint8_t *model)
     assert_int_equal(env_pwritev(f, iov, n, from), 0);
 }
 
+/* Reads of all lengths, also of none, up to the end and beyond it. */
+static void check_read_many(struct env_file *f, const uint8_t *model)
+{
+    enum { READS = 150 };
+    static uint8_t got[READS][300];
+    struct env_read reads[READS];
+    unsigned n = (unsigned)(rnd() % (READS + 1));
+
+    for (unsigned i = 0; i < n; i++)
+        reads[i] = (struct env_read){f, got[i], rnd() % 301, rnd() % (FILE_BYTES + 100), -1};
+    env_read_many(env_posix(), reads, n);
+    for (unsigned i = 0; i < n; i++) {
+        uint64_t left = reads[i].off < FILE_BYTES ? FILE_BYTES - reads[i].off : 0;
+        size_t expected = reads[i].len < left ? reads[i].len : (size_t)left;
+        assert_int_equal(reads[i].result, expected);
+        assert_memory_equal(got[i], model + reads[i].off, expected);
+    }
+}
+
 static void test_everything_arrives(void **unused)
 {
     char path[] = "/tmp/test_env_short.XXXXXX";
-    static uint8_t model[FILE_BYTES], read[FILE_BYTES];
+    static uint8_t model[FILE_BYTES + 400], read[FILE_BYTES];
     struct env_file *f;
     uint64_t size;
 
@@ -117,6 +159,7 @@ static void test_everything_arrives(void **unused)
         size_t len = rnd() % (FILE_BYTES - at + 1);
         assert_int_equal(env_pread(f, read, len, at), len);
         assert_memory_equal(read, model + at, len);
+        check_read_many(f, model);
     }
     assert_int_equal(env_pread(f, read, FILE_BYTES, FILE_BYTES - 5), 5); /* short only at the end */
     assert_int_equal(env_truncate(f, 100), 0);

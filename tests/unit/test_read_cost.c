@@ -87,11 +87,87 @@ static void test_absent_keys(void **state)
     env_mem_free(env);
 }
 
+/* ---- many keys at once ---- */
+
+/* Counts what an env is asked for. */
+static const struct env_ops *inner_ops;
+static unsigned batches, batched, failing; /* the failing-th read of a batch from now on fails */
+
+static void counting_read_many(struct env *e, struct env_read *reads, unsigned n)
+{
+    (void)e;
+    batches++;
+    batched += n;
+    for (unsigned i = 0; i < n; i++) {
+        bool fails = failing && i % failing == 0;
+        reads[i].result = fails ? -EIO : env_pread(reads[i].file, reads[i].buf, reads[i].len, reads[i].off);
+    }
+}
+
+static void check_multi_get(struct lsm *db, unsigned count, unsigned flags)
+{
+    char names[300][24];
+    struct lsm_key keys[300] = {0};
+    struct lsm_value values[300], v;
+    int results[300];
+    for (unsigned i = 0; i < count; i++) {
+        make_key(names[i], model_below(2 * KEYS));
+        keys[i] = (struct lsm_key){names[i], sizeof(names[i])};
+    }
+    int err = lsm_multi_get(db, keys, count, NULL, flags, values, results);
+    assert_true(err == 0 || (flags & LSM_NOWAIT && err == -EAGAIN));
+    for (unsigned i = 0; i < count; i++) {
+        if (results[i] == -EAGAIN)
+            continue;
+        assert_int_equal(lsm_get(db, keys[i].data, keys[i].len, NULL, 0, &v), results[i]);
+        if (results[i])
+            continue;
+        assert_int_equal(v.len, values[i].len);
+        assert_memory_equal(v.data, values[i].data, v.len);
+        lsm_value_release(&v);
+        lsm_value_release(&values[i]);
+    }
+}
+
+/* Cold: as many submissions as there are rounds, not as there are blocks. What can't be read together is read alone. */
+static void test_multi_get(void **state)
+{
+    (void)state;
+    struct env *env = env_mem_new();
+    assert_non_null(env);
+    struct lsm_options o;
+    struct lsm *db = store_of_levels(env, &o);
+    struct env_ops ops = *env->ops;
+    inner_ops = env->ops;
+    ops.read_many = counting_read_many;
+    env->ops = &ops;
+    for (unsigned round = 0; round < 40; round++) {
+        assert_int_equal(lsm_close(db), 0);
+        static const size_t memory[] = {64u << 20, 8u << 20};
+        o.memory_bytes = memory[round % 2];
+        assert_int_equal(lsm_open("/s", &o, &db), 0);
+        batches = batched = 0;
+        failing = round % 4 == 3 ? 1 + (unsigned)model_below(4) : 0;
+        check_multi_get(db, 64, 0);
+        if (!failing && round % 2 == 0) {
+            print_message("64 keys, cold: %u blocks in %u submissions\n", batched, batches);
+            assert_true(batches > 0 && batches <= 16 && batched > 4 * batches);
+        }
+        check_multi_get(db, (unsigned)model_below(300), 0);
+        check_multi_get(db, (unsigned)model_below(300), model_below(2) ? LSM_NOWAIT : LSM_NOFILL);
+        check_multi_get(db, 0, 0);
+    }
+    assert_int_equal(lsm_close(db), 0);
+    env->ops = inner_ops;
+    env_mem_free(env);
+}
+
 int main(void)
 {
     model_start("test_read_cost");
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup(test_absent_keys, model_reseed),
+        cmocka_unit_test_setup(test_multi_get, model_reseed),
     };
     return model_end("test_read_cost", cmocka_run_group_tests(tests, NULL, NULL));
 }

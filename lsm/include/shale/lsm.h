@@ -136,6 +136,20 @@ struct lsm_value {
 /* The value of a key at `snapshot`, or now if NULL. -ENOENT if there is none. */
 int lsm_get(struct lsm *db, const void *key, size_t key_len, const struct lsm_snapshot *snapshot,
             unsigned flags, struct lsm_value *out);
+
+struct lsm_key {
+    const void *data;
+    size_t len;
+};
+
+/*
+ * What lsm_get gives for each of `count` keys, all at one moment: results[i] is its result for keys[i], and values[i]
+ * then the value, to be released. What is not in memory is read in few system calls and with many reads in flight: up to
+ * 64 keys at a time. Returns 0, or the first of the results that is neither 0 nor -ENOENT. With LSM_NOFILL keys are read one after the other.
+ */
+int lsm_multi_get(struct lsm *db, const struct lsm_key *keys, size_t count,
+                  const struct lsm_snapshot *snapshot, unsigned flags, struct lsm_value *values,
+                  int *results);
 void lsm_value_release(struct lsm_value *value); /* also of an empty or already released one */
 
 /* ---- writing ------------------------------------------------------------------------------- */
