@@ -88,8 +88,9 @@ static inline void wal_header_encode(uint8_t out[WAL_HEADER_BYTES], const struct
 static inline bool wal_header_decode(const uint8_t in[WAL_HEADER_BYTES], uint64_t salt, lsn_t lsn,
                                      struct wal_header *h)
 {
-    bool in_place = get_le64(in + WAL_AT_LSN) == lsn || mutant("stale records pass");
-    if (get_le32(in + WAL_AT_MAGIC) != WAL_MAGIC || !in_place)
+    if (get_le32(in + WAL_AT_MAGIC) != WAL_MAGIC)
+        return false;
+    if (get_le64(in + WAL_AT_LSN) != lsn && !mutant("stale records pass"))
         return false;
     if (get_le64(in + WAL_AT_CHECKSUM) != XXH3_64bits_withSeed(in, WAL_AT_CHECKSUM, salt))
         return false;
