@@ -11,6 +11,7 @@
  */
 #include "prove.h"
 
+#include <malloc.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -108,6 +109,8 @@ int main(int argc, char **argv)
 
     if (from_environment)
         seed = strtoull(from_environment, NULL, 0);
+    mallopt(M_MMAP_THRESHOLD, 64 << 20); /* thousands of stores are opened: their memory is used again */
+    mallopt(M_TRIM_THRESHOLD, 256 << 20);
     signal(SIGABRT, on_fatal);
     signal(SIGSEGV, on_fatal);
     signal(SIGBUS, on_fatal);
