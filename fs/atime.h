@@ -11,6 +11,7 @@
 
 /* For a read of an inode that had these attributes. 0, or -EAGAIN in non-blocking mode: the read is to be run again. */
 int atime_touch(struct fs *fs, const struct fs_attr *seen);
-int atime_touch_id(struct fs *fs, fs_id id);
+/* The same before a listing, whatever the inode is. */
+int atime_touch_dir(struct fs *fs, fs_id id);
 
 #endif

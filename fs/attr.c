@@ -4,6 +4,7 @@
 #include "atime.h"
 #include "change.h"
 #include "data.h"
+#include "mutant.h"
 #include "nowait.h"
 #include <errno.h>
 
@@ -41,7 +42,8 @@ static void set_times(struct fs_attr *a, unsigned set, const struct fs_attr *in,
         a->atime = now;
     if (set & FS_SET_MTIME_NOW)
         a->mtime = now;
-    a->ctime = set & FS_SET_CTIME ? in->ctime : now;
+    if (!mutant("setattr keeps the change time"))
+        a->ctime = set & FS_SET_CTIME ? in->ctime : now;
 }
 
 static bool time_valid(const struct timespec *t) { return t->tv_nsec >= 0 && t->tv_nsec < 1000000000; }
@@ -88,7 +90,12 @@ static int set_all(struct change *c, unsigned set, const struct fs_attr *in)
     c->shrinks = true;       /* longer, a file has a hole at its end */
     if (more && nowait_on()) /* several commits, which can't be run again after the first */
         return -EAGAIN;
-    r = change_commit(c);
+    if (mutant("contents are cut before the size is set")) {
+        r = lsm_commit(c->fs->db, c->batch, 0);
+        lsm_batch_clear(c->batch);
+    }
+    if (r == 0)
+        r = change_commit(c);
     if (r < 0 || !more)
         return r;
     r = truncate_finish(c->fs, &c->ino, c->batch);
@@ -146,12 +153,13 @@ int atime_touch(struct fs *fs, const struct fs_attr *seen)
     return r == -EAGAIN ? r : 0; /* an access time is not worth failing a read */
 }
 
-int atime_touch_id(struct fs *fs, fs_id id)
+int atime_touch_dir(struct fs *fs, fs_id id)
 {
     struct fs_attr attr;
     int r = fs->noatime ? 0 : fs_getattr(fs, id, &attr);
 
     if (r < 0)
         return r == -EAGAIN ? r : 0;
-    return fs->noatime ? 0 : atime_touch(fs, &attr);
+    bool listed = !fs->noatime && S_ISDIR(attr.mode) && attr.nlink > 0; /* else there is nothing to read */
+    return listed ? atime_touch(fs, &attr) : 0;
 }

@@ -10,6 +10,7 @@
  * Fields of an inode come from the medium: a length that can't be is -EIO, never asserted.
  */
 #include "extent.h"
+#include "mutant.h"
 #include "nowait.h"
 
 #include <assert.h>
@@ -70,7 +71,7 @@ static int load_prefix(struct lsm *db, const struct inode *ino, uint32_t off, ui
 /* The prefix is stored nowhere any more. */
 static void drop_prefix(struct inode *ino, struct lsm_batch *batch)
 {
-    if (ino->layout == LAYOUT_SMALL) {
+    if (ino->layout == LAYOUT_SMALL && !mutant("small contents are left behind")) {
         struct key k = small_key(&ino->home);
         lsm_batch_delete(batch, k.bytes, k.len);
     }
@@ -263,7 +264,9 @@ int data_truncate(struct lsm *db, struct inode *ino, uint64_t size, struct lsm_b
     const bool shrink = size < ino->attr.size;
     if (ino->layout == LAYOUT_EXTENTS) {
         ino->attr.size = size;
-        return shrink || size == 0 ? data_trim(db, ino, batch, more) : 0;
+        return (shrink && !mutant("a truncation cuts no extents")) || size == 0
+                   ? data_trim(db, ino, batch, more)
+                   : 0;
     }
     int r = check_prefix(ino);
     if (r < 0)
@@ -353,7 +356,8 @@ static bool same_home(const struct inode_home *a, const struct inode_home *b)
 int data_rehome(struct lsm *db, struct inode *ino, const struct inode_home *to, struct lsm_batch *batch)
 {
     const bool stays_inline = ino->layout == LAYOUT_INLINE && ino->data_len <= inline_max(to->kind);
-    if (ino->layout == LAYOUT_EXTENTS || stays_inline || same_home(&ino->home, to)) {
+    if (ino->layout == LAYOUT_EXTENTS || stays_inline || same_home(&ino->home, to) ||
+        mutant("small contents are not moved")) {
         ino->home = *to;
         return 0;
     }
@@ -383,5 +387,6 @@ int data_delete(struct lsm *db, struct inode *ino, struct lsm_batch *batch)
 void data_reap(fs_id id, struct lsm_batch *batch)
 {
     static_assert(KEY_XATTR == KEY_EXTENT + 1, "one range has both");
-    extent_delete_keys(id, KEY_EXTENT, KEY_XATTR, batch);
+    extent_delete_keys(id, KEY_EXTENT, mutant("large attributes are left behind") ? KEY_EXTENT : KEY_XATTR,
+                       batch);
 }

@@ -3,6 +3,7 @@
  */
 #include "drop.h"
 #include "data.h"
+#include "mutant.h"
 #include <errno.h>
 #include <stdlib.h>
 
@@ -16,7 +17,7 @@ static int drop_dir(struct txn *t, struct drop *d)
 {
     struct inode *ino = &d->ino;
 
-    if (ino->dir_entries > 0)
+    if (ino->dir_entries > 0 && !mutant("a directory with entries is removed"))
         return -ENOTEMPTY;
     delete_own(t, ino->attr.id, KEY_DIR);
     d->orphan = ino->large_xattrs;
@@ -92,7 +93,8 @@ int drop_prepare(struct txn *t, struct drop *d)
             return inode_store(t->fs, ino, t->batch);
     }
     d->unlinked = true;
-    d->referenced = itable_find(t->fs->inodes, ino->attr.id, &info);
+    d->referenced = !mutant("what is unlinked is lost to who has it open") &&
+                    itable_find(t->fs->inodes, ino->attr.id, &info);
     if (S_ISDIR(ino->attr.mode))
         r = drop_dir(t, d);
     else if (ino->layout == LAYOUT_EXTENTS || ino->large_xattrs)

@@ -11,6 +11,7 @@
  */
 #include "data.h"
 #include "drop.h"
+#include "mutant.h"
 #include "txn.h"
 #include <errno.h>
 #include <stdlib.h>
@@ -120,7 +121,7 @@ static int inherit_group(struct creation *c)
     int r = inode_view(c->txn.fs, c->parent, &info, &v);
     if (r == 0) {
         c->ino.attr.gid = v.ino.attr.gid;
-        if (S_ISDIR(c->ino.attr.mode))
+        if (S_ISDIR(c->ino.attr.mode) && !mutant("setgid is not inherited"))
             c->ino.attr.mode |= S_ISGID;
     }
     inode_view_release(&v);
@@ -138,7 +139,7 @@ static int creation_place(struct creation *c, int *index)
     int r = txn_lock(&c->txn, &c->locks);
     if (r == 0)
         r = fs_dir_check(fs, c->parent, &info);
-    if (r < 0)
+    if (r != 0)
         return r;
     c->setgid = info.setgid;
     r = lockset_buckets(&c->locks, &place, 1);
@@ -389,7 +390,7 @@ static int link_store(struct linking *l, const char *name, size_t len)
         return r;
     e.index = (uint8_t)index;
     bucket_add(&l->to, &e);
-    l->ino.attr.nlink++;
+    l->ino.attr.nlink += !mutant("a second name is not counted");
     l->ino.attr.ctime = l->txn.now;
     r = bucket_put(&l->to, l->txn.batch);
     return r < 0 ? r : inode_store(fs, &l->ino, l->txn.batch);

@@ -2,6 +2,7 @@
  * orphan.c - see orphan.h.
  */
 #include "data.h"
+#include "mutant.h"
 #include "record.h"
 #include "store.h"
 #include "nowait.h"
@@ -39,7 +40,8 @@ static struct key orphan_key(struct fs *fs, enum key_tag tag, fs_id id)
 void orphan_put(struct fs *fs, fs_id id, struct lsm_batch *batch)
 {
     struct key key = orphan_key(fs, KEY_ORPHAN, id);
-    lsm_batch_put(batch, key.bytes, key.len, "", 0);
+    if (!mutant("no orphan record"))
+        lsm_batch_put(batch, key.bytes, key.len, "", 0);
 }
 
 /*
@@ -165,12 +167,18 @@ static int reap(struct fs *fs, fs_id id)
     if (r < 0)
         return r;
     struct key own = key_plain(id, KEY_INODE), orphan = orphan_key(fs, KEY_ORPHAN, id);
+    if (mutant("the orphan record goes first")) {
+        lsm_batch_delete(batch, orphan.bytes, orphan.len);
+        r = lsm_commit(fs->db, batch, 0);
+        lsm_batch_clear(batch);
+    }
     data_reap(id, batch);
     lsm_batch_delete(batch, own.bytes, own.len);
     lsm_batch_delete(batch, orphan.bytes, orphan.len);
     if (__atomic_load_n(&fs->truncates_stuck, __ATOMIC_ACQUIRE) > 0)
         truncate_delete(fs, id, batch);
-    r = lsm_commit(fs->db, batch, LSM_SHRINK);
+    if (r == 0)
+        r = lsm_commit(fs->db, batch, LSM_SHRINK);
     lsm_batch_free(batch);
     return r;
 }
@@ -243,7 +251,7 @@ int reaper_new(struct fs *fs, bool thread, struct reaper **out)
     if (!r)
         return -ENOMEM;
     r->fs = fs;
-    r->scan = true;
+    r->scan = !mutant("orphans are forgotten by a remount");
     pthread_mutex_init(&r->step, NULL);
     pthread_mutex_init(&r->lock, NULL);
     pthread_cond_init(&r->wake, NULL);
@@ -280,7 +288,8 @@ void truncate_put(struct fs *fs, const struct inode *ino, struct lsm_batch *batc
     struct key key = orphan_key(fs, KEY_TRUNCATE, ino->attr.id);
     uint8_t value[TRUNCATE_BYTES];
     record_truncate_encode(&ino->home, value);
-    lsm_batch_put(batch, key.bytes, key.len, value, sizeof(value));
+    if (!mutant("no record of a pending truncation"))
+        lsm_batch_put(batch, key.bytes, key.len, value, sizeof(value));
 }
 
 void truncate_delete(struct fs *fs, fs_id id, struct lsm_batch *batch)
@@ -346,7 +355,8 @@ static int truncate_finish_one(struct fs *fs, fs_id id, const struct inode_home 
 
 int truncates_finish(struct fs *fs)
 {
-    for (unsigned shard = 0; shard < lsm_shards(fs->db); shard++) {
+    for (unsigned shard = 0; shard < lsm_shards(fs->db) && !mutant("pending truncations are not finished");
+         shard++) {
         for (fs_id after = 0;;) {
             struct inode_home home = {0};
             fs_id id = 0;

@@ -158,7 +158,7 @@ int fs_readdir(struct fs *fs, fs_id id, uint64_t off, bool plus, fs_readdir_fn f
     struct listing l = {.fs = fs, .dir = id, .plus = plus, .fn = fn, .arg = arg};
     struct lockset locks;
 
-    int r = atime_touch_id(fs, id); /* first: what was delivered once can't be run again */
+    int r = atime_touch_dir(fs, id); /* first: what was delivered once can't be run again */
     if (r < 0)
         return r;
     lockset_init(&locks, fs->locks);

@@ -12,6 +12,7 @@
  */
 #include "data.h"
 #include "drop.h"
+#include "mutant.h"
 #include "txn.h"
 #include "nowait.h"
 #include <assert.h>
@@ -219,7 +220,7 @@ static int move_inode(struct renaming *rn, struct side *at, struct side *to, uns
         e.record = to->record;
         e.record_len = (uint32_t)record_inode_encode(ino, to->record);
     } else {
-        if (ino->home.kind == HOME_DIR)
+        if (ino->home.kind == HOME_DIR && !mutant("a moved directory keeps its parent"))
             ino->home.parent = to->dir;
         r = inode_store(t->fs, ino, t->batch);
     }
@@ -286,7 +287,7 @@ static int replace(struct renaming *rn)
     int r = load_inode(rn, from, &from->ino);
     if (r == 0 && to->id != 0) {
         r = load_inode(rn, to, &rn->drop.ino);
-        if (r == 0)
+        if (r == 0 && !mutant("a replaced file is not dropped"))
             r = drop_prepare(&rn->txn, &rn->drop);
         if (r == 0)
             take_name(rn, to);

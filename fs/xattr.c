@@ -5,6 +5,7 @@
  */
 #include "xattr.h"
 #include "change.h"
+#include "mutant.h"
 #include "record.h"
 #include "nowait.h"
 #include <errno.h>
@@ -232,7 +233,7 @@ static int set_value(struct change *c, const struct setting *s, int flags)
         return -EEXIST;
     if (!small && !large && flags & XATTR_REPLACE)
         return -ENODATA;
-    if (small)
+    if (small && !mutant("a small attribute stays when it grows"))
         remove_small(&c->ino, &x);
     size_t bytes = small_bytes(s->name_len, s->len);
     if (s->name_len + s->len > XATTR_SMALL_MAX || c->ino.xattrs_len + bytes > XATTRS_INLINE_MAX)

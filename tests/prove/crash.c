@@ -18,18 +18,21 @@
 #define FILL_BYTES (16u << 10) /* of one write into a new segment: wal_segment.c */
 #define FILLS_PASSED 16u       /* a crash before one in so many of them: they are alike */
 #define DEPTH_MAX 2u           /* crashes within recoveries within ... */
+/* Crashes of a history, after which half as many are tried, then a third...: a compaction makes thousands of calls,
+ * and other histories are worth more. */
+#define THINNED 300u
 
 struct crash {
     struct run *run;
     uint64_t one_in, seed;
-    unsigned depth;
+    unsigned depth, tried;
 };
 
 static struct sim_fault crash_hook(void *arg, const struct sim_call *call);
 
 static void crash_begin(struct crash *c, struct run *r, uint64_t one_in, uint64_t seed, unsigned depth)
 {
-    *c = (struct crash){r, one_in, seed, depth};
+    *c = (struct crash){r, one_in, seed, depth, 0};
     env_sim_hook(r->env, crash_hook, c);
 }
 
@@ -161,22 +164,24 @@ static bool is_filling(const struct sim_call *call)
 
 static struct sim_fault crash_hook(void *arg, const struct sim_call *call)
 {
-    const struct crash *c = arg;
+    struct crash *c = arg;
     struct sim_fault none = {0};
     uint64_t seed = seed_mix(c->seed, call->index);
 
-    if (proof_failed || !call->may_change || seed % c->one_in)
+    if (proof_failed || !call->may_change || seed % (c->one_in * (1 + c->tried / THINNED)))
         return none;
     if (is_filling(call) && seed / c->one_in % FILLS_PASSED)
         return none;
+    c->tried++;
     seed = seed_mix(seed, 1);
     size_t mark = proof_enter("; before call %llu (%s %s)", (unsigned long long)call->index,
                               env_sim_op_name(call->op), call->path);
-    unsigned ways = c->depth ? 1 : 3;
+    unsigned ways = c->depth ? 1 : 3, doing = run_suspend();
     for (unsigned i = 0; i < ways && !proof_failed; i++) {
         unsigned way = c->depth ? (unsigned)(seed % 4) : i < 2 ? i * (unsigned)(1 + seed % 2) : 3;
         crash_once(c->run, call, way, seed_mix(seed, i + 2), c->depth);
     }
+    run_resume(doing);
     proof_leave(mark);
     return none;
 }
@@ -228,5 +233,5 @@ static void history(uint64_t seed, unsigned steps, uint64_t one_in)
     env_sim_free(env);
 }
 
-void prove_short(uint64_t seed) { history(seed, 5 + (unsigned)(seed % 20), 1); }
+void prove_short(uint64_t seed) { history(seed, 3 + (unsigned)(seed % proof_short_steps), 1); }
 void prove_long(uint64_t seed) { history(seed, 100 + (unsigned)(seed % 500), 50); }

@@ -9,6 +9,7 @@
 
 #include "check.h"
 #include "fs_seen.h"
+#include "nowait.h"
 #include "store.h"
 
 #include <errno.h>
@@ -19,7 +20,7 @@
 #define FIRST_WALL_NS UINT64_C(1700000000000000000)
 #define SECOND_NS UINT64_C(1000000000)
 #define WORK_STEPS_MAX 10000u
-#define SCATTERED 300u /* extents, more than DATA_STEP */
+#define STEPS_BEFORE 60u
 
 /* ---- profiles ---- */
 
@@ -45,7 +46,7 @@ void profile_make(struct profile *p, uint64_t seed)
             },
         .hash_bits = run_one_in(r, 3) ? 2 : 0,
         .relatime = run_one_in(r, 3),
-        .scattered = run_one_in(r, 4),
+        .scattered = run_one_in(r, 3),
     };
 }
 
@@ -573,32 +574,27 @@ int run_work(struct run *r)
 
 /* ---- what a history begins with ---- */
 
+unsigned run_suspend(void)
+{
+    bool nowait = nowait_on();
+
+    fs_nowait(false);
+    return nowait;
+}
+
+void run_resume(unsigned suspended) { fs_nowait(suspended); }
+
+/* A tree to begin with, mostly: what the first operations on an empty one come to is soon known. */
 void run_prepare(struct run *r)
 {
-    struct tree_create c = {.dir = TREE_ROOT, .name = 0, .mode = S_IFREG | 0644, .caller = {5, 6}};
-    struct timespec now;
-    struct fs_attr attr;
-    unsigned i;
-    int err = 0;
+    unsigned steps = run_one_in(r, 4) ? 0 : (unsigned)run_below(r, STEPS_BEFORE);
 
-    if (!r->profile->scattered || run_open(r))
+    if ((!r->profile->scattered && !steps) || run_open(r))
         return;
-    struct tree *next = run_next(r, &now);
-    (void)tree_create(next, &c, now, &i);
-    run_begin(r, next, 0);
-    struct tree_name name = tree_name(0);
-    err = fs_mknod(r->own->fs, &c.caller, FS_ID_ROOT, name.text, name.len, c.mode, 0, &attr);
-    run_end(r, err, 0, false);
-    run_tree(r)->node[i]->attr.id = attr.id;
-    run_tree(r)->serial = attr.id & ID_SERIAL_MASK;
-    r->own->held[i] = 1;
-    for (unsigned k = 0; k < SCATTERED && !proof_failed; k++) {
-        next = run_next(r, &now);
-        (void)tree_write(next, i, 300 * k, "scattered", 9, now);
-        run_begin(r, next, 0);
-        run_end(r, fs_write(r->own->fs, attr.id, 300 * k, "scattered", 9), 0, false);
-        run_work(r);
-    }
-    if (!proof_failed)
+    for (unsigned i = 0; i < steps && r->db && !proof_failed; i++)
+        run_step(r);
+    if (r->profile->scattered && r->db && !proof_failed)
+        op_scatter(r);
+    if (r->db && !proof_failed)
         run_sync(r);
 }

@@ -24,6 +24,7 @@ struct part {
 struct run_own {
     struct fs *fs;
     unsigned held[TREE_NODES]; /* references on inodes of the current tree */
+    bool scattered;            /* just now */
     uint64_t wall_ns;          /* the time that the next operation sees */
     struct part part;          /* of the change that is in flight or in doubt */
 };
@@ -57,5 +58,7 @@ int run_work(struct run *r);
 /* ---- fs_ops.c ---- */
 
 void op_change(struct run *r); /* one that commits something */
+/* A file of so many extents that to remove them takes several steps; which is what may be done next. */
+void op_scatter(struct run *r);
 
 #endif

@@ -4,6 +4,7 @@
 #include "prove.h"
 
 const char proof_program[] = "prove_fs";
+const unsigned proof_short_steps = 6; /* on a tree that run_prepare has made */
 
 const struct kind kinds[] = {
     {"short", prove_short, "short histories, a crash before every call that changes the disk"},

@@ -15,6 +15,7 @@
 #include <unistd.h>
 
 #define WRITE_MAX 70000u
+#define SCATTERED 300u /* extents, more than DATA_STEP */
 
 /* ---- choosing, and referring to it ---- */
 
@@ -111,11 +112,23 @@ static int hold(struct run *r, unsigned i)
     return 0;
 }
 
+/*
+ * Now and then as a thread that may not wait: -EAGAIN has changed nothing, and the same is called again as one that may.
+ */
+#define CALL(r, got, call)           \
+    do {                             \
+        fs_nowait(run_one_in(r, 3)); \
+        (got) = (call);              \
+        fs_nowait(false);            \
+        if ((got) == -EAGAIN)        \
+            (got) = (call);          \
+    } while (0)
+
 /* ---- names ---- */
 
-static int make(struct run *r, uint32_t mode)
+static int make_at(struct run *r, unsigned dir_index, unsigned name_index, uint32_t mode)
 {
-    struct tree_create c = {.dir = pick(r, true), .name = pick_name(r), .mode = mode};
+    struct tree_create c = {.dir = dir_index, .name = name_index, .mode = mode};
     struct fs *fs = r->own->fs;
     struct timespec now;
     struct fs_attr attr;
@@ -141,9 +154,9 @@ static int make(struct run *r, uint32_t mode)
         got =
             fs_symlink(fs, &c.caller, dir, name.text, name.len, (const char *)target->at, target->len, &attr);
     else if (S_ISDIR(mode))
-        got = fs_mkdir(fs, &c.caller, dir, name.text, name.len, mode, &attr);
+        CALL(r, got, fs_mkdir(fs, &c.caller, dir, name.text, name.len, mode, &attr));
     else
-        got = fs_mknod(fs, &c.caller, dir, name.text, name.len, mode, c.rdev, &attr);
+        CALL(r, got, fs_mknod(fs, &c.caller, dir, name.text, name.len, mode, c.rdev, &attr));
     bytes_unref(target);
     run_end(r, got, want, false);
     if (got || proof_failed)
@@ -152,6 +165,13 @@ static int make(struct run *r, uint32_t mode)
     learn(r, i, attr.id);
     check_attr(r, i, &attr, "it");
     return 0;
+}
+
+static int make(struct run *r, uint32_t mode)
+{
+    unsigned dir = pick(r, true);
+
+    return make_at(r, dir, pick_name(r), mode);
 }
 
 static int op_create(struct run *r) { return make(r, S_IFREG | (uint32_t)run_below(r, 01000)); }
@@ -181,7 +201,8 @@ static int op_link(struct run *r)
     struct tree *next = run_next(r, &now);
     int want = tree_link(next, i, dir, name, now);
     run_begin(r, next, want);
-    int got = fs_link(r->own->fs, id_of(r, i), id_of(r, dir), n.text, n.len, &attr);
+    int got;
+    CALL(r, got, fs_link(r->own->fs, id_of(r, i), id_of(r, dir), n.text, n.len, &attr));
     run_end(r, got, want, false);
     if (got == 0 && !proof_failed) {
         r->own->held[i]++;
@@ -190,9 +211,8 @@ static int op_link(struct run *r)
     return got;
 }
 
-static int remove_name(struct run *r, bool rmdir)
+static int remove_this(struct run *r, unsigned dir, unsigned name, bool rmdir)
 {
-    unsigned dir = pick(r, true), name = pick_entry(r, dir);
     struct tree_name n = tree_name(name);
     struct timespec now;
 
@@ -204,11 +224,20 @@ static int remove_name(struct run *r, bool rmdir)
     struct tree *next = run_next(r, &now);
     int want = tree_remove(next, dir, name, rmdir, now);
     run_begin(r, next, want);
-    int got = rmdir ? fs_rmdir(r->own->fs, id_of(r, dir), n.text, n.len)
-                    : fs_unlink(r->own->fs, id_of(r, dir), n.text, n.len);
+    int got;
+    CALL(r, got,
+         rmdir ? fs_rmdir(r->own->fs, id_of(r, dir), n.text, n.len)
+               : fs_unlink(r->own->fs, id_of(r, dir), n.text, n.len));
     run_end(r, got, want, false);
     tree_forget(run_tree_own(r), r->own->held);
     return got;
+}
+
+static int remove_name(struct run *r, bool rmdir)
+{
+    unsigned dir = pick(r, true);
+
+    return remove_this(r, dir, pick_entry(r, dir), rmdir);
 }
 
 static int op_unlink(struct run *r) { return remove_name(r, false); }
@@ -235,8 +264,9 @@ static int op_rename(struct run *r)
     struct tree *next = run_next(r, &now);
     int want = tree_rename(next, from, name, to, new_name, flags, &caller, now);
     run_begin(r, next, want);
-    int got =
-        fs_rename(r->own->fs, &caller, id_of(r, from), n.text, n.len, id_of(r, to), m.text, m.len, flags);
+    int got;
+    CALL(r, got,
+         fs_rename(r->own->fs, &caller, id_of(r, from), n.text, n.len, id_of(r, to), m.text, m.len, flags));
     run_end(r, got, want, false);
     tree_forget(run_tree_own(r), r->own->held);
     return got;
@@ -257,7 +287,8 @@ static int op_lookup(struct run *r)
         want = -ENOTDIR;
     else if (!i)
         want = -ENOENT;
-    int got = fs_lookup(r->own->fs, id_of(r, dir), n.text, n.len, &attr);
+    int got;
+    CALL(r, got, fs_lookup(r->own->fs, id_of(r, dir), n.text, n.len, &attr));
     if (got == 0 && want == 0) {
         r->own->held[i]++;
         check_attr(r, i, &attr, "it");
@@ -299,7 +330,8 @@ static int write_at(struct run *r, unsigned i, uint64_t off, size_t len)
     struct tree *next = run_next(r, &now);
     int want = tree_write(next, i, off, b->at, len, now);
     run_begin(r, next, want);
-    int got = fs_write(r->own->fs, id_of(r, i), off, b->at, len);
+    int got;
+    CALL(r, got, fs_write(r->own->fs, id_of(r, i), off, b->at, len));
     bytes_unref(b);
     return run_end(r, got, want, false);
 }
@@ -329,7 +361,8 @@ static int set_attributes(struct run *r, unsigned i, unsigned set, const struct 
     struct tree *next = run_next(r, &now);
     int want = tree_setattr(next, i, set, in, now);
     run_begin(r, next, want);
-    int got = fs_setattr(r->own->fs, id_of(r, i), set, in, &attr);
+    int got;
+    CALL(r, got, fs_setattr(r->own->fs, id_of(r, i), set, in, &attr));
     run_end(r, got, want, shrinks && got); /* what lies beyond the new size may go in steps */
     if (got == 0 && !proof_failed && !r->perhaps_applied)
         check_attr(r, i, &attr, "it");
@@ -345,6 +378,83 @@ static int op_truncate(struct run *r)
     if (size && run_one_in(r, 2))
         in.size = run_below(r, run_one_in(r, 3) ? 1 : size);
     return in.size > TREE_FILE_MAX ? 0 : set_attributes(r, i, FS_SET_SIZE, &in);
+}
+
+static int fallocate(struct run *r, unsigned i, int mode, uint64_t off, uint64_t len)
+{
+    struct timespec now;
+
+    if (off + len > TREE_FILE_MAX || hold(r, i))
+        return r->last_error;
+    struct tree *next = run_next(r, &now);
+    int want = tree_fallocate(next, i, mode, off, len, now);
+    bool punches = mode & (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE);
+    r->own->part = (struct part){punches && want == 0, i, off, off + len, now};
+    run_begin(r, next, want);
+    int got;
+    CALL(r, got, fs_fallocate(r->own->fs, id_of(r, i), mode, off, len));
+    return run_end(r, got, want, punches && got);
+}
+
+static int op_fallocate(struct run *r)
+{
+    static const int modes[] = {0,
+                                FALLOC_FL_KEEP_SIZE,
+                                FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                                FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                                FALLOC_FL_ZERO_RANGE,
+                                FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE};
+    unsigned i = pick_file(r);
+    uint64_t off = pick_offset(r, run_tree(r)->node[i]->attr.size), len = 1 + run_below(r, 100000);
+
+    if (run_one_in(r, 4))
+        off = run_below(r, 2000);
+    if (run_one_in(r, 2))
+        len = pick_length(r);
+    return fallocate(r, i, modes[run_below(r, 6)], off, len);
+}
+
+static int op_reap(struct run *r)
+{
+    (void)fs_work(r->own->fs);
+    return 0;
+}
+
+/* What takes several steps, if it is done to the scattered file. */
+static int op_cut(struct run *r)
+{
+    unsigned i = run_tree(r)->child[TREE_ROOT][0];
+    struct node *n = i ? run_tree(r)->node[i] : NULL;
+    struct fs_attr in = {.size = run_below(r, 3) * run_below(r, 6000)};
+
+    if (!n || !S_ISREG(n->attr.mode) || n->attr.size < 80000)
+        return op_truncate(r);
+    if (run_one_in(r, 4))
+        return fallocate(r, i, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, run_below(r, 5000), 100000);
+    if (!run_one_in(r, 3))
+        return set_attributes(r, i, FS_SET_SIZE, &in);
+    int err = remove_this(r, TREE_ROOT, 0, false);
+    for (unsigned steps = 0; !err && !proof_failed && steps < 4; steps++)
+        err = op_reap(r);
+    return err;
+}
+
+void op_scatter(struct run *r)
+{
+    struct fs_attr in = {.size = 0};
+    unsigned i = run_tree(r)->child[TREE_ROOT][0];
+
+    r->op = "scatter";
+    if (!i)
+        make_at(r, TREE_ROOT, 0, S_IFREG | 0644);
+    i = run_tree(r)->child[TREE_ROOT][0];
+    if (!i || !S_ISREG(run_tree(r)->node[i]->attr.mode) || set_attributes(r, i, FS_SET_SIZE, &in))
+        return;
+    for (unsigned k = 0; k < SCATTERED && !proof_failed && !r->last_error; k++) {
+        write_at(r, i, 300 * k, 9);
+        run_work(r);
+    }
+    r->own->scattered = run_one_in(r, 2);
 }
 
 static int op_setattr(struct run *r)
@@ -378,34 +488,6 @@ void op_change(struct run *r)
     run_failed(r, err);
 }
 
-static int op_fallocate(struct run *r)
-{
-    static const int modes[] = {0,
-                                FALLOC_FL_KEEP_SIZE,
-                                FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-                                FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-                                FALLOC_FL_ZERO_RANGE,
-                                FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE};
-    unsigned i = pick_file(r);
-    uint64_t off = pick_offset(r, run_tree(r)->node[i]->attr.size), len = 1 + run_below(r, 100000);
-    int mode = modes[run_below(r, 6)];
-    struct timespec now;
-
-    if (run_one_in(r, 4))
-        off = run_below(r, 2000);
-    if (run_one_in(r, 2))
-        len = pick_length(r);
-    if (off + len > TREE_FILE_MAX || hold(r, i))
-        return r->last_error;
-    struct tree *next = run_next(r, &now);
-    int want = tree_fallocate(next, i, mode, off, len, now);
-    bool punches = mode & (FALLOC_FL_PUNCH_HOLE | FALLOC_FL_ZERO_RANGE);
-    r->own->part = (struct part){punches && want == 0, i, off, off + len, now};
-    run_begin(r, next, want);
-    int got = fs_fallocate(r->own->fs, id_of(r, i), mode, off, len);
-    return run_end(r, got, want, punches && got);
-}
-
 /* Access times change by a change of its own, which may fail and fails nothing. */
 static struct tree *begin_access(struct run *r, unsigned i, bool happens)
 {
@@ -433,8 +515,10 @@ static int op_read(struct run *r)
     expected = expected < len ? expected : len;
     struct bytes *content = n->content, *b = bytes_new(len);
     run_begin(r, begin_access(r, i, want == 0), want);
-    int got = link ? fs_readlink(r->own->fs, id_of(r, i), (char *)b->at, len, &got_bytes)
-                   : fs_read(r->own->fs, id_of(r, i), off, b->at, len, &got_bytes);
+    int got;
+    CALL(r, got,
+         link ? fs_readlink(r->own->fs, id_of(r, i), (char *)b->at, len, &got_bytes)
+              : fs_read(r->own->fs, id_of(r, i), off, b->at, len, &got_bytes));
     if (got == 0 && want == 0 &&
         (got_bytes != expected || (expected && memcmp(b->at, content->at + off, expected))))
         proof_fail("reading %zu bytes at %llu gives %zu, or others than were written", len,
@@ -473,7 +557,12 @@ static int op_list(struct run *r)
     int want = dir ? 0 : -ENOTDIR;
     entries = alive ? entries : 0;
     run_begin(r, begin_access(r, i, want == 0 && alive), want);
-    int got = fs_readdir(r->own->fs, id_of(r, i), 0, false, on_entry, &l);
+    uint64_t from;
+    int got;
+    do { /* a listing may stop anywhere, and goes on where it stopped */
+        from = l.next;
+        CALL(r, got, fs_readdir(r->own->fs, id_of(r, i), from, false, on_entry, &l));
+    } while (got == 0 && l.next != from && l.count < l.limit);
     run_end(r, got, want, r->profile->relatime);
     if (got || proof_failed || r->errors_allowed)
         return got;
@@ -501,7 +590,8 @@ static int op_setxattr(struct run *r)
     struct tree *next = run_next(r, &now);
     int want = tree_setxattr(next, i, name, value, flags, now);
     run_begin(r, next, want);
-    int got = fs_setxattr(r->own->fs, id_of(r, i), tree_xattr_names[name], value->at, len, flags);
+    int got;
+    CALL(r, got, fs_setxattr(r->own->fs, id_of(r, i), tree_xattr_names[name], value->at, len, flags));
     bytes_unref(value);
     return run_end(r, got, want, false);
 }
@@ -520,7 +610,9 @@ static int op_removexattr(struct run *r)
     struct tree *next = run_next(r, &now);
     int want = tree_removexattr(next, i, name, now);
     run_begin(r, next, want);
-    return run_end(r, fs_removexattr(r->own->fs, id_of(r, i), tree_xattr_names[name]), want, false);
+    int got;
+    CALL(r, got, fs_removexattr(r->own->fs, id_of(r, i), tree_xattr_names[name]));
+    return run_end(r, got, want, false);
 }
 
 /* ---- the whole ---- */
@@ -579,12 +671,6 @@ static int op_settle(struct run *r)
     return err;
 }
 
-static int op_reap(struct run *r)
-{
-    (void)fs_work(r->own->fs);
-    return 0;
-}
-
 static int op_reap_all(struct run *r)
 {
     run_reap(r);
@@ -641,37 +727,22 @@ static const struct operation {
     int (*run)(struct run *r);
     bool changes; /* not to be tried once the store has ended */
 } operations[] = {
-    {"create", 10, op_create, true},
-    {"mkdir", 5, op_mkdir, true},
-    {"symlink", 3, op_symlink, true},
-    {"mknod", 2, op_mknod, true},
-    {"link", 5, op_link, true},
-    {"unlink", 7, op_unlink, true},
-    {"rmdir", 3, op_rmdir, true},
-    {"rename", 10, op_rename, true},
-    {"write", 9, op_write, true},
-    {"append", 6, op_append, true},
-    {"truncate", 6, op_truncate, true},
-    {"setattr", 3, op_setattr, true},
-    {"fallocate", 5, op_fallocate, true},
-    {"read", 3, op_read, true},
-    {"list", 1, op_list, true},
-    {"setxattr", 6, op_setxattr, true},
-    {"removexattr", 3, op_removexattr, true},
-    {"lookup", 1, op_lookup, false},
-    {"forget", 3, op_forget, false},
-    {"sync", 2, run_sync, false},
-    {"fsync", 2, op_fsync, false},
-    {"work", 8, op_work, false},
-    {"sleep", 3, op_sleep, false},
-    {"settle", 1, op_settle, false},
-    {"flush", 3, run_flush, false},
-    {"compact", 1, run_compact, false},
-    {"reap", 4, op_reap, false},
-    {"reap all", 1, op_reap_all, false},
-    {"check", 1, op_check, false},
-    {"fsck", 1, op_fsck, false},
-    {"reopen", 2, op_reopen, false},
+    {"create", 10, op_create, true},     {"mkdir", 5, op_mkdir, true},
+    {"symlink", 3, op_symlink, true},    {"mknod", 2, op_mknod, true},
+    {"link", 5, op_link, true},          {"unlink", 7, op_unlink, true},
+    {"rmdir", 3, op_rmdir, true},        {"rename", 10, op_rename, true},
+    {"write", 9, op_write, true},        {"append", 6, op_append, true},
+    {"truncate", 6, op_truncate, true},  {"cut", 5, op_cut, true},
+    {"setattr", 3, op_setattr, true},    {"fallocate", 5, op_fallocate, true},
+    {"read", 3, op_read, true},          {"list", 1, op_list, true},
+    {"setxattr", 6, op_setxattr, true},  {"removexattr", 3, op_removexattr, true},
+    {"lookup", 1, op_lookup, false},     {"forget", 3, op_forget, false},
+    {"sync", 2, run_sync, false},        {"fsync", 2, op_fsync, false},
+    {"work", 8, op_work, false},         {"sleep", 3, op_sleep, false},
+    {"settle", 1, op_settle, false},     {"flush", 3, run_flush, false},
+    {"compact", 1, run_compact, false},  {"reap", 4, op_reap, false},
+    {"reap all", 1, op_reap_all, false}, {"check", 1, op_check, false},
+    {"fsck", 1, op_fsck, false},         {"reopen", 2, op_reopen, false},
 };
 
 void run_step(struct run *r)
@@ -685,6 +756,11 @@ void run_step(struct run *r)
         sum += operations[i].weight;
     for (uint64_t at = run_below(r, sum); at >= op->weight; op++)
         at -= op->weight;
+    if (r->own->scattered) {
+        for (op = operations; op->run != op_cut;)
+            op++;
+        r->own->scattered = false;
+    }
     r->op = op->name;
     r->last_error = 0;
     size_t mark = proof_enter(", %s", op->name);

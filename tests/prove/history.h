@@ -64,7 +64,8 @@ struct run {
     const char *op; /* its name */
 };
 
-extern const char proof_program[]; /* its name, for replays */
+extern const char proof_program[];       /* its name, for replays */
+extern const unsigned proof_short_steps; /* of a short history, at most */
 
 /* Totals, printed at the end. */
 struct totals {
@@ -126,6 +127,9 @@ int run_compact(struct run *r);
 int run_remove(struct run *r);
 void run_drop_snapshots(struct run *r);
 bool run_is_read_only(struct run *r);
+/* From within an operation of one run others are about to be used, and then it goes on. */
+unsigned run_suspend(void);
+void run_resume(unsigned suspended);
 /* Everything acknowledged is on the medium now. */
 void run_synced(struct run *r);
 

@@ -4,6 +4,7 @@
 #include "prove.h"
 
 const char proof_program[] = "prove_engine";
+const unsigned proof_short_steps = 22;
 
 const struct kind kinds[] = {
     {"short", prove_short, "short histories, a crash before every call that changes the disk"},

@@ -1,9 +1,9 @@
 /*
- * mutants.c - prove_mutants: shows that the provers can fail.
+ * mutants.c - prove_mutants, prove_fs_mutants: show that prove_engine and prove_fs can fail.
  *
  *   prove_mutants [--seconds=N] [--seed=N] [NAME]...
  *
- * The engine is built once more with the hooks of lsm/mutant.h in it. Each deliberate defect of the table below
+ * Engine and filesystem are built once more with the hooks of lsm/mutant.h in them. Each deliberate defect of the table below
  * is turned on in a process of its own, which runs provers until one fails or N seconds (default 20) are over; a
  * defect that survives is a failure. Without any defect nothing may fail: that is tried first. Prints a table:
  * what was wrong, which prover found it (or that an assertion of the engine did), after how many histories.
@@ -23,7 +23,7 @@
 #define SECONDS 20u
 #define CONTROL_SECONDS 4u
 
-/* Name, and the prover that is to be tried most: others get every third turn. */
+/* Name, and the prover that is to be tried most, "fs/" for one of prove_fs: others get every third turn. */
 static const struct defect {
     const char *name, *kind;
 } defects[] = {
@@ -73,6 +73,29 @@ static const struct defect {
     {"an operand is folded over a range delete", "model"},
     {"gets ignore range deletes of tables", "model"},
     {"table bounds without range deletes", "model"},
+    {"names and times of a directory in two batches", "fs/short"},
+    {"a change of names touches no directory", "fs/short"},
+    {"no orphan record", "fs/long"},
+    {"the orphan record goes first", "fs/short"},
+    {"orphans are forgotten by a remount", "fs/long"},
+    {"no record of a pending truncation", "fs/short"},
+    {"pending truncations are not finished", "fs/short"},
+    {"a truncation cuts no extents", "fs/long"},
+    {"contents are cut before the size is set", "fs/long"},
+    {"small contents are not moved", "fs/short"},
+    {"small contents are left behind", "fs/short"},
+    {"large attributes are left behind", "fs/long"},
+    {"a small attribute stays when it grows", "fs/short"},
+    {"leases of inode numbers are not stored", "fs/short"},
+    {"a replaced file is not dropped", "fs/short"},
+    {"a moved directory keeps its parent", "fs/long"},
+    {"a second name is not counted", "fs/short"},
+    {"setgid is not inherited", "fs/short"},
+    {"a directory with entries is removed", "fs/short"},
+    {"what is unlinked is lost to who has it open", "fs/short"},
+    {"setattr keeps the change time", "fs/short"},
+    {"what could not be added to a batch is made good", "fs/memory"},
+    {"sync does nothing", "fs/short"},
 };
 
 #define DEFECTS (sizeof defects / sizeof defects[0])
@@ -80,6 +103,8 @@ static const struct defect {
 static const char *turned_on = "";
 
 bool mutant(const char *name) { return !strcmp(name, turned_on); }
+
+static bool is_fs(const struct defect *d) { return !strncmp(d->kind, "fs/", 3); }
 
 /* What a child tells, up to its death. */
 struct report {
@@ -100,7 +125,7 @@ static void child(const struct defect *d, uint64_t seconds, uint64_t seed, struc
     for (uint64_t round = 0; !proof_failed && seconds_now_ms() - began < seconds * 1000; round++) {
         const struct kind *k = &kinds[round / 3 % kind_count];
         if (d && round % 3 < 2)
-            k = kind_find(d->kind, strlen(d->kind));
+            k = kind_find(d->kind + (is_fs(d) ? 3 : 0), strlen(d->kind) - (is_fs(d) ? 3 : 0));
         (void)snprintf(report->kind, sizeof report->kind, "%s", k->name);
         report->histories++;
         uint64_t history = seed_mix(seed, round);
@@ -138,10 +163,13 @@ static bool try_defect(const struct defect *d, uint64_t seconds, uint64_t seed, 
     return caught;
 }
 
-static bool wanted(const char *name, int argc, char **argv)
+static bool wanted(const struct defect *d, int argc, char **argv)
 {
+    const char *name = d->name;
     bool any = false;
 
+    if (is_fs(d) != !strcmp(proof_program, "prove_fs"))
+        return false;
     for (int i = 1; i < argc; i++) {
         if (argv[i][0] == '-')
             continue;
@@ -163,7 +191,7 @@ int main(int argc, char **argv)
         } else if (!strncmp(argv[i], "--seed=", 7)) {
             seed = strtoull(argv[i] + 7, NULL, 0);
         } else if (argv[i][0] == '-') {
-            printf("usage: prove_mutants [--seconds=N] [--seed=N] [NAME]...\n");
+            printf("usage: %s [--seconds=N] [--seed=N] [NAME]...\n", argv[0]);
             return 2;
         }
     }
@@ -171,14 +199,14 @@ int main(int argc, char **argv)
         mmap(NULL, sizeof *report, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     if (report == MAP_FAILED)
         return 2;
-    printf("replay: prove_mutants --seed=0x%llx\n%-40s %-10s %-6s %6s %10s  %s\n", (unsigned long long)seed,
+    printf("replay: %s --seed=0x%llx\n%-40s %-10s %-6s %6s %10s  %s\n", argv[0], (unsigned long long)seed,
            "defect", "caught by", "prover", "after", "took", "history");
     if (try_defect(NULL, CONTROL_SECONDS, seed, report)) {
-        printf("The engine without a defect fails: %s %s\n", "prove_engine --history", report->replay);
+        printf("Without a defect it fails: %s --history=%s\n", proof_program, report->replay);
         return 1;
     }
     for (size_t i = 0; i < DEFECTS; i++) {
-        if (!wanted(defects[i].name, argc, argv))
+        if (!wanted(&defects[i], argc, argv))
             continue;
         tried++;
         missed += !try_defect(&defects[i], seconds, seed, report);

@@ -785,6 +785,13 @@ static void test_readdir(void **arg)
     part.limit = 10;
     assert_int_equal(fs_readdir(fs, sub, 0, false, on_entry, &part), 0);
     assert_int_equal(part.count, 0);
+
+    /* What is no directory is not read by it. (prove_fs long:0x5b3c57fbd96cbe14) */
+    struct fs_attr old = {.atime = {100, 0}};
+    fs_id f = make(FS_ID_ROOT, "plain", S_IFREG | 0644);
+    assert_int_equal(fs_setattr(fs, f, FS_SET_ATIME, &old, NULL), 0);
+    assert_int_equal(fs_readdir(fs, f, 0, false, on_entry, &part), -ENOTDIR);
+    assert_int_equal(attr_of(f).atime.tv_sec, 100);
 }
 
 static void test_full_bucket(void **arg)
