@@ -18,6 +18,7 @@
  * On a full disk (space.h) a flush takes what it needs from the reserve; a compaction is begun only if what it
  * may take at most is there, and where it is not, single tables are purged (compaction_purge.c).
  */
+#include "blob_collect.h"
 #include "compact.h"
 #include "db.h"
 #include "filter.h"
@@ -113,7 +114,7 @@ static void installed(void *arg, struct version *v)
     in->spare = NULL;
 }
 
-int shard_apply(struct shard *s, struct edit *edit, struct memtable *flushed)
+int shard_apply(struct shard *s, const struct edit *edit, struct memtable *flushed)
 {
     struct install in = {s, view_spare(s), flushed};
     if (!in.spare)
@@ -294,6 +295,15 @@ int shard_seal(struct shard *s)
     return result;
 }
 
+/* Deletes that free large values are flushed, so that compaction can give the space back. */
+static int seal_for_blobs(struct shard *s)
+{
+    struct view *v = view_get(s);
+    bool due = v->sealed_count == 0 && blob_wants_flush(s, v);
+    view_unref(v);
+    return due ? shard_seal(s) : 0;
+}
+
 bool log_over_budget(const struct lsm *db)
 {
     lsn_t start = __atomic_load_n(&db->log_start, __ATOMIC_RELAXED);
@@ -339,6 +349,7 @@ struct at_work {
     struct shard *shard;
     const struct compact_result *result;
     uint64_t claimed, written;
+    uint64_t moves;                     /* bytes of values in blob files that may be moved */
     bool dry;                           /* only counts what would be dropped */
     uint64_t read_bytes, dropped_bytes; /* result */
     bool bad_input;                     /* result: it failed because of what it read, and would again */
@@ -474,6 +485,7 @@ static int rewrite_tables(struct shard *s, const struct compaction *c, struct at
     struct edit edit = {0};
     uint64_t entries = 0;
     struct ranges ranges = {0}, above_ranges = {0};
+    bool moving = false;
     work->shard = s;
     work->result = &r;
     int err = snapshot_list(db, &snapshots, &snapshot_count);
@@ -487,7 +499,8 @@ static int rewrite_tables(struct shard *s, const struct compaction *c, struct at
         struct compact_job job = job_for(s, input, c->to);
         job.expected_entries = entries;
         job.snapshots = snapshots;
-        job.snapshot_count = snapshot_count;
+        job.snapshot_count =
+            mutant("collection forgets the snapshots") && c->reason[0] == 'b' ? 0 : snapshot_count;
         job.ranges = &ranges;
         job.deletes_since_s = oldest_deletes(c);
         job.bottom = c->bottom || mutant("deletes dropped too early");
@@ -499,11 +512,19 @@ static int rewrite_tables(struct shard *s, const struct compaction *c, struct at
         job.above = above;
         job.above_ranges = &above_ranges;
         job.dry = work->dry;
+        moving = !c->purge && !work->dry; /* a purge may take no more space than what is left of its table */
+        if (moving) {
+            job.move = blob_move;
+            job.move_arg = s;
+            blob_move_begin(s, work->moves);
+        }
         err = compact_run(&job, &r);
         work->bad_input |= r.bad_input;
         work->read_bytes = r.bytes_read;
         work->dropped_bytes = r.dropped_bytes;
     }
+    if (!err && moving) /* the values are on the medium before the tables that name them are installed */
+        err = blob_move_end(s);
     if (!err && !work->dry)
         err = install_outputs(s, c, &edit, &r);
     if (!err && !work->dry) {
@@ -512,6 +533,8 @@ static int rewrite_tables(struct shard *s, const struct compaction *c, struct at
         count_add(&s->compact_bytes_written, r.bytes_written);
         count_add(&s->entries_dropped, r.dropped);
     }
+    if (err && moving)
+        blob_move_back(s);
     iter_free(input);
     ranges_free(&ranges);
     ranges_free(&above_ranges);
@@ -529,6 +552,18 @@ static int rewrite_tables(struct shard *s, const struct compaction *c, struct at
                      s->index);
     }
     return err;
+}
+
+static bool pick(struct shard *s, struct version *v, lsn_t until, struct compaction *c)
+{
+    struct lsm *db = s->db;
+    uint64_t oldest = snapshot_oldest(db);
+    if (until)
+        return compaction_pick_all(db->vset, v, oldest, until, c);
+    /* On a full disk what frees the space of blob files goes first. */
+    bool tight = space_is_tight(db);
+    return (tight && blob_pick(s, v, oldest, c)) || compaction_pick(db->vset, v, oldest, c) ||
+           shard_pick_deletes(s, v, oldest, c) || (!tight && blob_pick(s, v, oldest, c));
 }
 
 /* ---- on a full disk ---- */
@@ -555,7 +590,10 @@ static int purge_once(struct shard *s)
         struct at_work work = {.dry = true};
         uint64_t oldest = snapshot_oldest(db), space = space_claimable(db);
         uint64_t fixed = table_space(0, 1), max_bytes = space > fixed ? (space - fixed) / 17 * 16 : 0;
-        if (!compaction_pick_purge(vset_current(db->vset, s->index), oldest, desperate, max_bytes, &c))
+        struct view *view = view_get(s); /* as in compact_once */
+        bool picked = compaction_pick_purge(view->version, oldest, desperate, max_bytes, &c);
+        view_unref(view);
+        if (!picked)
             return 0;
         struct table_file *f = c.inputs[0][0];
         int result = 0;
@@ -586,11 +624,12 @@ static int compact_once(struct shard *s, lsn_t until)
     int dropped = shard_drop_covered(s);
     if (dropped)
         return dropped;
-    struct version *v = vset_current(db->vset, s->index);
-    uint64_t oldest = snapshot_oldest(db);
-    bool any = until ? compaction_pick_all(db->vset, v, oldest, until, &c)
-                     : compaction_pick(db->vset, v, oldest, &c) || shard_pick_deletes(s, v, oldest, &c);
-    uint64_t space = any && !c.trivial ? space_of(&c) : 0;
+    /* The view's version has the current one's tables, which only this thread changes: who makes a blob file does not. */
+    struct view *view = view_get(s);
+    bool any = pick(s, view->version, until, &c);
+    view_unref(view);
+    work.moves = any && !c.trivial ? blob_moves(&c) : 0;
+    uint64_t space = any && !c.trivial ? space_of(&c) + work.moves : 0;
     bool fits = !space || space_claim(db, space);
     __atomic_store_n(&s->compaction_too_large, fits ? 0 : space, __ATOMIC_RELAXED);
     if (any && fits) {
@@ -661,6 +700,15 @@ static int one_step(struct shard *s)
         result = seal_if_wanted(s);
     if (!result && !s->flush_failure.error)
         result = shard_seal_deletes(s);
+    if (!result)
+        result = seal_for_blobs(s);
+    if (result == 0 || result == -ENOSPC) {
+        int forgotten = blob_forget_dead(s); /* gives space back, needs next to none */
+        if (forgotten)
+            result = forgotten;
+    }
+    if (!result)
+        result = blob_prepare(s);
     if (result == 0 || result == -ENOSPC) {
         int compacted = compact(s);
         if (compacted > 0)

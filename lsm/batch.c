@@ -2,6 +2,7 @@
  * batch.c - building and reading batches. See batch.h for the format.
  */
 #include "batch.h"
+#include "blob_format.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -158,8 +159,7 @@ int batch_read_next(struct batch_reader *br, struct batch_change *out)
     uint8_t type = read_u8(r);
     uint64_t key_len = read_varint(r);
     uint64_t value_len = type == ENTRY_DELETE ? 0 : read_varint(r);
-    if (r->bad || (type > ENTRY_MERGE && type != ENTRY_RANGE_DELETE) || key_len > LSM_KEY_MAX ||
-        value_len > LSM_VALUE_MAX)
+    if (r->bad || type > ENTRY_RANGE_DELETE || key_len > LSM_KEY_MAX || value_len > LSM_VALUE_MAX)
         return -EBADMSG;
     out->type = (enum entry_type)type;
     out->key_len = (size_t)key_len;
@@ -169,6 +169,9 @@ int batch_read_next(struct batch_reader *br, struct batch_change *out)
     out->route = NULL;
     out->route_len = 0;
     if (r->bad)
+        return -EBADMSG;
+    struct blob_pointer p;
+    if (type == ENTRY_BLOB && blob_pointer_decode(out->value, out->value_len, &p))
         return -EBADMSG;
     return type == ENTRY_RANGE_DELETE ? read_range(out) : 1;
 }

@@ -7,8 +7,9 @@
  *   2. under the manifest lock, so that no version and no use of a segment changes: sample the frontier F, take a
  *      reference on each shard's version, copy the log from its start up to F, and write MANIFEST.new: the state as
  *      it is, synced up to F, without uses that begin at F or above.
- *   3. without the lock: give every table of those versions a second name there. Immutable, synced, and kept from
- *      being deleted by the reference.
+ *   3. without the lock: sync up to F, for the values in blob files; give every table and every blob file of those versions
+ *      a second name there. Immutable, synced, and kept from being deleted by the reference. Blob files that still
+ *      grow are copied.
  *   4. sync the copied segments and the directory; then MANIFEST gets its name. A directory without it is no store.
  *
  * All other names that a version or the log needs must be given in step 2 or 3: a new kind of file has its place here.
@@ -119,6 +120,48 @@ static int link_tables(struct checkpoint *c)
     return err;
 }
 
+static void blob_paths(struct checkpoint *c, uint64_t number)
+{
+    blob_path(c->db->path, number, c->from, c->from_size);
+    blob_path(c->dir, number, c->to, c->to_size);
+}
+
+static int sync_file(struct checkpoint *c, const char *path)
+{
+    struct env_file *file;
+    int err = env_open(c->db->env, path, ENV_READ | ENV_WRITE, &file);
+    if (err)
+        return err;
+    err = env_sync(file);
+    env_close(file);
+    return err;
+}
+
+/* All that records below the end name is in them. One that is missing is missing in the copy, too. */
+static int link_blob(struct checkpoint *c, const struct blob_file *f)
+{
+    struct env *env = c->db->env;
+    bool grows = __atomic_load_n(&f->open, __ATOMIC_ACQUIRE);
+    if (!f->file)
+        return 0;
+    blob_paths(c, f->number);
+    int err =
+        grows ? file_copy(env, c->from, c->to, blob_file_bytes(f)) : file_link_or_copy(env, c->from, c->to);
+    /* In a store that is only read, a killed process may have left bytes that nobody has synced. */
+    if (!err && (grows || c->db->read_only))
+        err = sync_file(c, c->to);
+    return err;
+}
+
+static int link_blobs(struct checkpoint *c)
+{
+    int err = c->db->wal ? wal_sync_to(c->db->wal, c->end) : 0;
+    for (unsigned s = 0; s < c->db->shard_count && !mutant("blobs of a checkpoint forgotten"); s++)
+        for (size_t i = 0; !err && i < c->versions[s]->blob_count; i++)
+            err = link_blob(c, c->versions[s]->blobs[i].file);
+    return err;
+}
+
 static int sync_logs(struct checkpoint *c)
 {
     int err = 0;
@@ -188,6 +231,12 @@ static void remove_files(struct checkpoint *c)
                 rc = env_unlink(env, c->to);
                 err = rc && rc != -ENOENT ? rc : err;
             }
+    for (unsigned s = 0; s < c->db->shard_count; s++)
+        for (size_t i = 0; c->versions[s] && i < c->versions[s]->blob_count; i++) {
+            blob_paths(c, c->versions[s]->blobs[i].file->number);
+            rc = env_unlink(env, c->to);
+            err = rc && rc != -ENOENT ? rc : err;
+        }
     if (err)
         logger_write(&c->db->log, LSM_LOG_WARNING, "%s: an unfinished checkpoint can't be removed: %s",
                      c->dir, strerror(-err));
@@ -203,6 +252,8 @@ static int make(struct checkpoint *c)
     err = take_moment(c);
     if (!err)
         err = link_tables(c);
+    if (!err)
+        err = link_blobs(c);
     if (!err)
         err = publish(c);
     if (err) {

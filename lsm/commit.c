@@ -2,7 +2,7 @@
  * commit.c - the write path.
  *
  * A commit has three parts. First everything that may wait, with no lock held: back-pressure, a
- * prepared log segment, room in the memtables. Then, under the locks of the shards it touches, all
+ * prepared log segment, large values written to blob files, room in the memtables. Then, under the locks of the shards it touches, all
  * that may still fail: a full memtable or log means letting go and waiting again, having changed
  * nothing. Then reserve, copy, insert, publish, which can't fail (but for the medium, which ends
  * the log). The reply waits until the frontier has passed the record: an older record of another
@@ -24,13 +24,28 @@
 /* How long background work is waited for that might make space for a delete: a try that fails is repeated every 250 ms. */
 #define SPACE_WAIT_NS UINT64_C(5000000000)
 
+/* A value that goes past the log. */
+struct large {
+    uint32_t change; /* index */
+    const uint8_t *value;
+    size_t value_len;
+    uint8_t pointer[BLOB_POINTER_MAX];
+    struct blob_written written; /* file NULL: not yet */
+};
+
 /* A batch taken apart: computed once, used for checking room and for inserting. */
 struct plan {
     const struct lsm_batch *batch;
+    const uint8_t *payload; /* of the record: the batch's, or a copy of it with pointers for large values */
+    size_t payload_len;     /* at most, while large values are not written */
+    uint8_t *own_payload;
+    struct large *large;
+    size_t large_count;
     struct batch_change *changes;
     uint8_t *shard_of;
-    uint64_t mask;      /* shards touched */
-    size_t range_bytes; /* of the bounds of range deletes */
+    uint64_t mask;        /* shards touched */
+    uint64_t wants_flush; /* shards that the batch has given a reason to */
+    size_t range_bytes;   /* of the bounds of range deletes */
     size_t largest_value;
     struct batch_change changes_stack[CHANGES_ON_STACK];
     uint8_t shard_stack[CHANGES_ON_STACK];
@@ -42,14 +57,124 @@ static void plan_free(struct plan *p)
         free(p->changes);
         free(p->shard_of);
     }
+    free(p->large);
+    free(p->own_payload);
+}
+
+static bool is_large(const struct lsm *db, const struct batch_change *c)
+{
+    return c->type == ENTRY_PUT && c->value_len >= db->options.blob_min_bytes;
+}
+
+/* Sets the large ones of the changes apart: they become pointers, yet to be known. */
+static int plan_large(struct lsm *db, struct plan *p)
+{
+    size_t n = 0;
+    for (uint32_t i = 0; i < p->batch->count; i++)
+        n += is_large(db, &p->changes[i]);
+    if (!n)
+        return 0;
+    p->large = calloc(n, sizeof *p->large);
+    if (!p->large)
+        return -ENOMEM;
+    for (uint32_t i = 0; i < p->batch->count; i++) {
+        struct batch_change *c = &p->changes[i];
+        if (!is_large(db, c))
+            continue;
+        struct large *l = &p->large[p->large_count++];
+        *l = (struct large){.change = i, .value = c->value, .value_len = c->value_len};
+        p->payload_len -= c->value_len + varint_len(c->value_len);
+        p->payload_len += BLOB_POINTER_MAX + 1;
+        c->type = ENTRY_BLOB;
+        c->value_len = BLOB_POINTER_MAX;
+    }
+    p->own_payload = malloc(p->payload_len);
+    return p->own_payload ? 0 : -ENOMEM;
+}
+
+/* All pointers are known: the payload is what the batch has, with them in the place of large values. */
+static void plan_payload(struct plan *p)
+{
+    uint8_t *q = p->own_payload;
+    put_le32(q, p->batch->count);
+    q += BATCH_HEADER_BYTES;
+    struct batch_reader br;
+    struct batch_change raw;
+    (void)batch_read_begin(&br, p->batch->bytes, p->batch->len); /* plan_make has read it */
+    for (uint32_t i = 0, next = 0; i < p->batch->count; i++) {
+        const uint8_t *from = br.r.p;
+        (void)batch_read_next(&br, &raw);
+        if (next == p->large_count ||
+            p->large[next].change != i) { /* as it is: a change is more than it decodes to */
+            memcpy(q, from, (size_t)(br.r.p - from));
+            q += br.r.p - from;
+            continue;
+        }
+        struct large *l = &p->large[next++];
+        struct batch_change *c = &p->changes[i];
+        c->value_len = blob_pointer_encode(&l->written.pointer, l->pointer);
+        c->value = l->pointer;
+        *q++ = (uint8_t)c->type;
+        q = put_varint(q, c->key_len);
+        q = put_varint(q, c->value_len);
+        if (c->key_len)
+            memcpy(q, c->key, c->key_len);
+        q += c->key_len;
+        memcpy(q, c->value, c->value_len);
+        q += c->value_len;
+    }
+    assert((size_t)(q - p->own_payload) <= p->payload_len);
+    p->payload = p->own_payload;
+    p->payload_len = (size_t)(q - p->own_payload);
+}
+
+/* They will not be named. */
+static void unwrite_large(struct lsm *db, struct plan *p)
+{
+    for (size_t i = p->large_count; i-- > 0;) /* backwards: each may then lie at the end of its file */
+        if (p->large[i].written.file)
+            blob_unwrite(&db->shards[p->shard_of[p->large[i].change]], &p->large[i].written);
+    for (size_t i = 0; i < p->large_count; i++)
+        p->large[i].written.file = NULL;
+}
+
+/* Once: before the first try for the locks. */
+static int write_large(struct lsm *db, struct plan *p, bool nowait)
+{
+    if (!p->large_count || p->payload)
+        return 0;
+    for (size_t i = 0; i < p->large_count; i++) {
+        struct large *l = &p->large[i];
+        space_took(db, l->value_len);
+        int err =
+            blob_write(&db->shards[p->shard_of[l->change]], l->value, l->value_len, nowait, &l->written);
+        if (err) {
+            l->written.file = NULL;
+            unwrite_large(db, p);
+            return err;
+        }
+    }
+    plan_payload(p);
+    return 0;
+}
+
+static void name_large(struct lsm *db, struct plan *p, lsn_t end)
+{
+    for (size_t i = 0; i < p->large_count; i++)
+        blob_named(&db->shards[p->shard_of[p->large[i].change]], &p->large[i].written, end);
 }
 
 static int plan_make(struct lsm *db, const struct lsm_batch *batch, struct plan *p)
 {
     p->batch = batch;
-    p->mask = 0;
+    p->mask = p->wants_flush = 0;
     p->largest_value = 0;
     p->range_bytes = 0;
+    p->payload = NULL;
+    p->payload_len = batch->len;
+    p->own_payload = NULL;
+    p->large = NULL;
+    p->large_count = 0;
     p->changes = p->changes_stack;
     p->shard_of = p->shard_stack;
     if (batch->count > CHANGES_ON_STACK) {
@@ -70,10 +195,17 @@ static int plan_make(struct lsm *db, const struct lsm_batch *batch, struct plan 
         p->mask |= db_shard_mask(db, p->shard_of[i]);
         if (c->type == ENTRY_RANGE_DELETE)
             p->range_bytes += c->key_len + c->value_len;
-        else if (c->value_len > p->largest_value)
+        else if (c->value_len > p->largest_value && !is_large(db, c))
             p->largest_value = c->value_len;
     }
-    return 0;
+    int err = plan_large(db, p);
+    if (!err && p->payload_len > wal_payload_max(db->wal))
+        err = -E2BIG;
+    if (!err && !p->large_count)
+        p->payload = batch->bytes;
+    if (err)
+        plan_free(p);
+    return err;
 }
 
 /* What the changes of one shard take in its memtable, at most. Under the shard's lock. */
@@ -131,7 +263,8 @@ static int make_room(struct shard *s, const struct plan *p, struct view **retire
 {
     struct view *v = s->view;
     size_t need = plan_room(p, s->index, v->active);
-    if (need <= memtable_free_bytes(v->active) && memtable_takes_ranges(v->active, p->range_bytes))
+    if (need <= memtable_free_bytes(v->active) && memtable_takes_ranges(v->active, p->range_bytes) &&
+        !blob_wants_flush(s, v))
         return 0;
     if (v->sealed_count >= SEALED_MAX)
         return -EAGAIN;
@@ -317,31 +450,37 @@ int db_wait_for_space(struct lsm *db)
 /* ---- the commit ---- */
 
 /* Under the locks, room made: writes the record and applies it. */
-static int append_and_insert(struct lsm *db, const struct plan *p, lsn_t *end)
+static int append_and_insert(struct lsm *db, struct plan *p, lsn_t *end)
 {
     struct wal_ticket ticket;
-    int err = wal_reserve(db->wal, p->batch->len, &ticket);
+    int err = wal_reserve(db->wal, p->payload_len, &ticket);
     if (err)
         return err;
-    struct iovec iov = {p->batch->bytes, p->batch->len};
+    struct iovec iov = {(void *)p->payload, p->payload_len};
     err = wal_copy(db->wal, &ticket, &iov, 1);
     if (err) /* the log has failed: the frontier stays below this record for good */
         return err;
     db_insert(db, p->changes, p->shard_of, p->batch->count, ticket.lsn, ticket.end, p->mask);
+    name_large(db, p, ticket.end);
     wal_publish(db->wal, &ticket);
+    for (unsigned i = 0; i < db->shard_count; i++)
+        if (p->mask >> i & 1 && blob_wants_flush(&db->shards[i], db->shards[i].view))
+            p->wants_flush |= UINT64_C(1) << i;
     *end = ticket.end;
     return 0;
 }
 
 /* One try. -EAGAIN: another writer took the room, or something was waited for: from the start. */
-static int try_plan(struct lsm *db, const struct plan *p, bool nowait, bool shrinks, lsn_t *end)
+static int try_plan(struct lsm *db, struct plan *p, bool nowait, bool shrinks, lsn_t *end)
 {
     struct view *retired[SHARDS_MAX] = {0};
     int err = db_writable(db);
     if (!err)
         err = all_pressure(db, p->mask, nowait, shrinks);
     if (!err)
-        err = prepare_log(db, p->batch->len, nowait);
+        err = prepare_log(db, p->payload_len, nowait);
+    if (!err)
+        err = write_large(db, p, nowait);
     if (!err)
         err = lock_shards(db, p->mask, nowait);
     if (err)
@@ -358,7 +497,7 @@ static int try_plan(struct lsm *db, const struct plan *p, bool nowait, bool shri
     return err ? err : -EAGAIN;
 }
 
-static int commit_plan(struct lsm *db, const struct plan *p, unsigned flags, lsn_t *end)
+static int commit_plan(struct lsm *db, struct plan *p, unsigned flags, lsn_t *end)
 {
     bool nowait = flags & LSM_NOWAIT, shrinks = flags & LSM_SHRINK;
     int err = shrinks ? 0 : space_gate(db, p->batch->len);
@@ -433,7 +572,7 @@ int lsm_commit(struct lsm *db, const struct lsm_batch *batch, unsigned flags)
         return -EAGAIN;
     if (batch->count == 0)
         return flags & LSM_SYNC ? lsm_sync(db) : 0;
-    if (batch->len > wal_payload_max(db->wal) || batch->range_bytes > MEMTABLE_RANGES_MAX)
+    if (batch->range_bytes > MEMTABLE_RANGES_MAX)
         return -E2BIG;
 
     if (batch->has_range && !vset_has(db->vset, STORE_RANGE_DELETES)) { /* once in a store's life */
@@ -450,7 +589,12 @@ int lsm_commit(struct lsm *db, const struct lsm_batch *batch, unsigned flags)
     uint64_t began = latency_begin(db->env, &first->turn[LSM_OP_COMMIT]);
     lsn_t end = 0;
     err = commit_plan(db, &p, flags, &end);
+    if (err && p.payload) /* an error of the log itself leaves them unnamed, too: nothing reads past it */
+        unwrite_large(db, &p);
     uint64_t mask = p.mask;
+    for (unsigned i = 0; !err && p.wants_flush >> i && i < db->shard_count; i++)
+        if (p.wants_flush >> i & 1)
+            shard_kick(&db->shards[i]);
     plan_free(&p);
     if (err)
         return for_caller(err);
@@ -465,6 +609,19 @@ int lsm_commit(struct lsm *db, const struct lsm_batch *batch, unsigned flags)
         err = wal_sync_to(db->wal, end);
     latency_end(&first->latency[LSM_OP_COMMIT], db->env, began);
     return err;
+}
+
+size_t lsm_batch_log_bytes(const struct lsm *db, const struct lsm_batch *batch)
+{
+    struct batch_reader br;
+    struct batch_change c;
+    size_t bytes = batch->len;
+    if (batch->error || !batch->count || batch_read_begin(&br, batch->bytes, batch->len))
+        return bytes;
+    while (batch_read_next(&br, &c) > 0)
+        if (is_large(db, &c))
+            bytes -= c.value_len - BLOB_POINTER_MAX;
+    return bytes;
 }
 
 size_t lsm_batch_bytes_max(const struct lsm *db) { return db->wal ? wal_payload_max(db->wal) : 0; }

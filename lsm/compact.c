@@ -8,7 +8,8 @@
  *   - below a put, or a delete, of the same stratum: dropped;
  *   - below an operand of the same stratum: folded into it. An operand over an operand stays an
  *     operand, over a put or a delete it becomes a put. It keeps the newest seq;
- *   - else it begins what its stratum keeps. A put goes out at once; an operand or a delete is
+ *     Not over a pointer into a blob file: both are kept;
+ *   - else it begins what its stratum keeps. A put or pointer goes out at once; an operand or a delete is
  *     held until it is known what follows below it. A held delete over another delete says nothing
  *     more, whatever snapshots lie between, and is dropped.
  *
@@ -28,6 +29,8 @@
  */
 #include "compact.h"
 #include "mutant.h"
+
+#include "blob_format.h"
 
 #include <assert.h>
 #include <inttypes.h>
@@ -85,6 +88,14 @@ struct run {
     bool above_begun;
     size_t above_cover; /* index of the first fragment of above_ranges not yet passed */
 };
+
+static int bad_input(struct run *r, const char *what)
+{
+    r->bad_input = true;
+    logger_write(r->job->log, LSM_LOG_ERROR, "%s: compaction stopped, nothing was changed: %s", r->job->dir,
+                 what);
+    return -EIO;
+}
 
 /* ---- output ---- */
 
@@ -301,6 +312,19 @@ static int emit(struct run *r, uint64_t seq, enum entry_type type, const void *v
     if (rc)
         return rc;
     r->key_has_output = true;
+    uint8_t pointer[BLOB_POINTER_MAX];
+    if (type == ENTRY_BLOB && r->job->move) {
+        if (value_len > sizeof pointer)
+            return bad_input(r, "an entry is no pointer into a blob file");
+        memcpy(pointer, value, value_len);
+        rc = r->job->move(r->job->move_arg, pointer, &value_len);
+        struct blob_pointer to;
+        if (!rc && memcmp(pointer, value, value_len) != 0 && !blob_pointer_decode(pointer, value_len, &to))
+            r->unyielded_bytes += to.length;
+        if (rc)
+            return rc;
+        value = pointer;
+    }
     struct ikey key = {.key = r->key, .len = (uint32_t)r->key_len, .type = (uint8_t)type, .seq = seq};
     return table_builder_add(r->builder, &key, value, value_len);
 }
@@ -485,6 +509,14 @@ static void begin_cover(struct run *r)
     }
 }
 
+/* What dropping it gives back, sooner or later. */
+static uint64_t value_bytes(const struct iter *it)
+{
+    struct blob_pointer p;
+    bool is_blob = it->key.type == ENTRY_BLOB && !blob_pointer_decode(it->value, it->value_len, &p);
+    return is_blob ? p.length : it->value_len;
+}
+
 static int take_version(struct run *r, const struct iter *it)
 {
     int err = take_ranges(r, it->key.seq);
@@ -493,14 +525,14 @@ static int take_version(struct run *r, const struct iter *it)
     size_t stratum = stratum_of(r->job, it->key.seq);
     if (is_hidden(r, stratum)) {
         r->dropped++;
-        r->result->dropped_bytes += it->key.len + it->value_len;
+        r->result->dropped_bytes += it->key.len + value_bytes(it);
         return 0;
     }
     if (stratum == r->closed_stratum) {
         r->dropped++;
         return 0;
     }
-    if (r->held && r->held_type == ENTRY_MERGE && r->held_stratum == stratum)
+    if (r->held && r->held_type == ENTRY_MERGE && r->held_stratum == stratum && it->key.type != ENTRY_BLOB)
         return fold_version(r, it);
     if (r->held && r->held_type == ENTRY_DELETE && it->key.type == ENTRY_DELETE) {
         r->held = false;
@@ -516,7 +548,7 @@ static int take_version(struct run *r, const struct iter *it)
                              : emit(r, it->key.seq, ENTRY_MERGE, it->value, it->value_len);
     r->closed_stratum = stratum;
     return it->key.type == ENTRY_DELETE ? hold(r, it, stratum)
-                                        : emit(r, it->key.seq, ENTRY_PUT, it->value, it->value_len);
+                                        : emit(r, it->key.seq, it->key.type, it->value, it->value_len);
 }
 
 static int end_key(struct run *r)
@@ -551,18 +583,10 @@ static int begin_key(struct run *r, const struct ikey *key)
 
 /* ---- the loop ---- */
 
-static int bad_input(struct run *r, const char *what)
-{
-    r->bad_input = true;
-    logger_write(r->job->log, LSM_LOG_ERROR, "%s: compaction stopped, nothing was changed: %s", r->job->dir,
-                 what);
-    return -EIO;
-}
-
 static int step(struct run *r, const struct iter *it)
 {
     const struct ikey *k = &it->key;
-    if (k->len > LSM_KEY_MAX || k->type > ENTRY_MERGE)
+    if (k->len > LSM_KEY_MAX || k->type > ENTRY_BLOB)
         return bad_input(r, "an entry has a key too long or a type unknown to this release");
     int order = r->has_key ? key_compare(r->key, r->key_len, k->key, k->len) : -1;
     if (order > 0 || (order == 0 && r->previous_seq <= k->seq))

@@ -4,7 +4,8 @@
  * Per user key, newest first, and with `snapshots` ascending: a version is dropped if a newer one
  * is visible to the same snapshots; merge operands are folded with what lies below them as far as
  * no snapshot stands between; a delete is dropped when `bottom` says that nothing older can exist
- * below and no snapshot older than it is live. An operand that meets the bottom becomes a put.
+ * below and no snapshot older than it is live. An operand that meets the bottom becomes a put. Over a value that
+ * lies in a blob file an operand stays what it is: folding would read and write that file.
  * A range delete is a delete of every key that it covers, and is itself written, cut at the bounds of the tables.
  * At the bottom it is dropped if no snapshot is older. Counts are checked: entries in = entries out + dropped + folded, else -EIO and nothing is kept.
  *
@@ -34,6 +35,12 @@ struct compact_job {
     enum table_compression compression;
     unsigned filter_bits;
     struct table_writer_stats *writer_stats; /* or NULL */
+    /*
+     * May put another pointer in the place of this one (blob_collect.c): *len in and out, at most BLOB_POINTER_MAX. An
+     * error aborts. NULL: pointers stay as they are.
+     */
+    int (*move)(void *arg, uint8_t *pointer, size_t *len);
+    void *move_arg;
     uint64_t max_output_bytes; /* cut a table here (never between versions of one user key); 0: never */
     const struct level
         *grandparent; /* NULL, or the level below the output: cut where overlap grows over 10 tables */

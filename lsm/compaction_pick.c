@@ -428,6 +428,44 @@ bool compaction_pick_deletes(struct vset *vs, struct version *v, uint64_t oldest
     return true;
 }
 
+bool compaction_pick_down(struct vset *vs, struct version *v, unsigned level, struct table_file *f,
+                          uint64_t oldest_snapshot, struct compaction *out)
+{
+    memset(out, 0, sizeof *out);
+    if (is_compacting(v) || level == LAST_LEVEL)
+        return false;
+    uint64_t targets[LSM_LEVELS];
+    version_targets(vs, v, targets);
+    struct compaction c = {.shard = v->shard, .version = v, .from = level, .reason = "blobs"};
+    c.to = level == 0 ? base_level(v, targets) : level + 1;
+    if (!(level ? set_inputs(&c, 0, &f, 1) : choose_l0(&c)) || !complete(vs, &c, oldest_snapshot)) {
+        free_inputs(&c);
+        return false;
+    }
+    *out = c;
+    return true;
+}
+
+/*
+ * Nothing is merged, so nothing may be dropped for the sake of other tables; the output is one table, however long:
+ * in L0 two would share their range of seqs.
+ */
+bool compaction_pick_rewrite(struct version *v, unsigned level, struct table_file *f, struct compaction *out)
+{
+    memset(out, 0, sizeof *out);
+    if (is_compacting(v))
+        return false;
+    struct compaction c = {.shard = v->shard, .version = v, .from = level, .to = level, .reason = "blobs"};
+    if (!set_inputs(&c, 0, &f, 1) || !set_inputs(&c, 1, NULL, 0)) {
+        free_inputs(&c);
+        return false;
+    }
+    version_ref(v);
+    mark(&c, true);
+    *out = c;
+    return true;
+}
+
 /* From the first file on as many as make a compaction of moderate size. */
 static size_t run_length(const struct vset *vs, const struct level *level, size_t first)
 {

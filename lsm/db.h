@@ -7,10 +7,11 @@
  *
  * Lock order (each may be held while taking a later one, never the other way):
  *     1. a shard's step lock (with LSM_INLINE only: held during one step of background work)
+ *     1b. a shard's make lock (held while a blob file is made)
  *     2. manifest lock (inside vset; held during its I/O)
  *     3. shard locks, ascending by index (short; no I/O)
  *     4. the space lock (held during calls that look at the disk, and cut or allocate the reserve)
- *     5. snapshot lock, a shard's work lock, the log's append lock: leaves
+ *     5. snapshot lock, a shard's work lock, the log's append lock, blob locks: leaves
  * Readers take none of them (lsm_snapshot_new takes 5).
  *
  * Visibility: entries with seq < frontier. A reader first takes its view, then samples the
@@ -20,6 +21,7 @@
 #define LSM_DB_H
 
 #include "batch.h"
+#include "blob.h"
 #include "cache.h"
 #include "env.h"
 #include "latency.h"
@@ -77,6 +79,8 @@ struct shard {
     lsn_t compact_until;                   /* what they are about: everything below */
     struct view *retired;                  /* replaced by writers, who do not wait for a grace period */
     struct env_thread *thread;
+
+    struct shard_blobs blobs;
 
     pthread_mutex_t step_lock; /* with LSM_INLINE: callers do background work one at a time */
 
@@ -147,8 +151,11 @@ struct lsm {
     struct lsm_snapshot
         *held; /* one for each named snapshot, as long as it has the name; linked by held_next */
 
+    pthread_mutex_t dirty_lock;
+    struct blob_file *dirty_blobs; /* written to since they were synced */
+
     /* statistics, relaxed atomics */
-    uint64_t batches, batch_bytes, gets, gets_found;
+    uint64_t batches, batch_bytes, gets, gets_found, blob_reads, blob_bytes_read;
     struct latency sync_latency;
     uint64_t replayed_bytes, replayed_batches, replay_ns;
 };
@@ -227,7 +234,7 @@ int shard_wait(struct shard *s, enum shard_work what, uint64_t since);
 /* Seals the active memtable unless it is empty or too many wait already. 1 if it did. */
 int shard_seal(struct shard *s);
 /* Applies an edit of this shard and publishes the view that goes with it, without `flushed`. */
-int shard_apply(struct shard *s, struct edit *edit, struct memtable *flushed);
+int shard_apply(struct shard *s, const struct edit *edit, struct memtable *flushed);
 int background_start(struct lsm *db);
 void background_stop(struct lsm *db);
 /* Unflushed records pin more log than the budget: the shard with the oldest has to flush. Cheap. */

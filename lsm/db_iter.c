@@ -10,6 +10,7 @@
  * held. Over several shards one is held only until all views are taken, which makes the views of one
  * moment.
  */
+#include "blob_read.h"
 #include "masked.h"
 
 #include <assert.h>
@@ -40,6 +41,9 @@ struct lsm_iter {
     struct buffer key;
     struct buffer value; /* when the value had to be copied or folded */
     struct buffer spare;
+    struct lsm_value loaded; /* out of a blob file */
+    bool keys;               /* LSM_KEYS: no value is loaded but to be folded */
+    unsigned flags;
     const uint8_t *value_at;
     size_t value_len;
 };
@@ -132,6 +136,8 @@ int lsm_iter_new(struct lsm *db, const struct lsm_iter_options *options, struct 
     it->db = db;
     it->has_lower = o->lower != NULL;
     it->has_upper = o->upper != NULL;
+    it->flags = o->flags;
+    it->keys = o->flags & LSM_KEYS;
     int err = take_views(it, o);
     if (!err && it->has_lower)
         err = buffer_set(&it->lower, o->lower, o->lower_len);
@@ -168,6 +174,7 @@ void lsm_iter_free(struct lsm_iter *it)
     free(it->key.data);
     free(it->value.data);
     free(it->spare.data);
+    lsm_value_release(&it->loaded);
     free(it);
 }
 
@@ -187,6 +194,37 @@ static int fold(struct lsm_iter *it, const uint8_t *base, size_t base_len, bool 
     it->value = it->spare;
     it->spare = t;
     return 0;
+}
+
+/* ---- values in blob files ---- */
+
+/* Reads the value into it->loaded, from the file of whichever shard. */
+static int load(struct lsm_iter *it, const uint8_t *pointer, size_t len)
+{
+    size_t total;
+    int err = -ESTALE;
+    lsm_value_release(&it->loaded);
+    for (unsigned i = 0; err == -ESTALE && i < it->view_count; i++)
+        err = blob_load(it->db, it->views[i]->version, pointer, len, BLOB_WHOLE, it->flags, &it->loaded,
+                        &total);
+    if (err == -ESTALE) /* the views were current when the moment was fixed: they know every file of it */
+        err = logger_corrupt(&it->db->log, it->db->path, 0, "an entry names a blob file that is not there");
+    return err;
+}
+
+/* The value that a pointer means becomes the iterator's. */
+static int show_blob(struct lsm_iter *it, const uint8_t *pointer, size_t len)
+{
+    int err;
+    it->value_at = NULL;
+    if (it->keys) {
+        err = blob_value_len(it->db, pointer, len, &it->value_len);
+    } else {
+        err = load(it, pointer, len);
+        it->value_at = it->loaded.data;
+        it->value_len = it->loaded.len;
+    }
+    return err;
 }
 
 static bool same_key(const struct lsm_iter *it, const struct ikey *k)
@@ -221,6 +259,11 @@ static int resolve_operands(struct lsm_iter *it)
         } else if (in->key.type == ENTRY_PUT || in->key.type == ENTRY_MERGE) {
             complete = in->key.type == ENTRY_PUT;
             err = fold(it, in->value, in->value_len, !complete, it->value.data, it->value.len);
+        } else if (in->key.type == ENTRY_BLOB) {
+            complete = true;
+            err = load(it, in->value, in->value_len);
+            if (!err)
+                err = fold(it, it->loaded.data, it->loaded.len, false, it->value.data, it->value.len);
         } else {
             err = -ENOTSUP;
         }
@@ -259,6 +302,8 @@ static void settle_forward(struct lsm_iter *it)
         } else if (!err && in->key.type == ENTRY_PUT) {
             it->value_at = in->value; /* stays until the inner iterator moves */
             it->value_len = in->value_len;
+        } else if (!err && in->key.type == ENTRY_BLOB) {
+            err = show_blob(it, in->value, in->value_len);
         } else if (!err && in->key.type == ENTRY_DELETE) {
             skip_key(it);
             if (it->skipped - it->told >= SKIPPED_TELL)
@@ -282,7 +327,8 @@ static void settle_forward(struct lsm_iter *it)
 static int build_backward(struct lsm_iter *it, bool *exists)
 {
     struct iter *in = it->in;
-    bool any = false, is_operand = false;
+    bool any = false, is_operand = false,
+         is_blob = false; /* is_blob: it->value is a pointer, read once it is needed */
     int err = 0;
     *exists = false;
     for (; !err && in->valid && same_key(it, &in->key); iter_prev(in)) {
@@ -291,11 +337,18 @@ static int build_backward(struct lsm_iter *it, bool *exists)
         if (in->key.type == ENTRY_DELETE) {
             any = true;
             *exists = false;
-            is_operand = false;
-        } else if (in->key.type == ENTRY_PUT || (in->key.type == ENTRY_MERGE && !any)) {
+            is_operand = is_blob = false;
+        } else if (in->key.type == ENTRY_PUT || in->key.type == ENTRY_BLOB ||
+                   (in->key.type == ENTRY_MERGE && !any)) {
             err = buffer_set(&it->value, in->value, in->value_len);
             is_operand = in->key.type == ENTRY_MERGE;
+            is_blob = in->key.type == ENTRY_BLOB;
             any = *exists = true;
+        } else if (in->key.type == ENTRY_MERGE && is_blob) {
+            is_blob = false;
+            err = load(it, it->value.data, it->value.len);
+            if (!err)
+                err = fold(it, it->loaded.data, it->loaded.len, false, in->value, in->value_len);
         } else if (in->key.type == ENTRY_MERGE) {
             err = *exists ? fold(it, it->value.data, it->value.len, is_operand, in->value, in->value_len)
                           : fold(it, NULL, 0, false, in->value, in->value_len);
@@ -310,6 +363,8 @@ static int build_backward(struct lsm_iter *it, bool *exists)
         err = in->status;
     it->value_at = it->value.data;
     it->value_len = it->value.len;
+    if (!err && is_blob)
+        err = show_blob(it, it->value.data, it->value.len);
     return err;
 }
 

@@ -16,6 +16,10 @@
  *   11   FLUSHED: shard, lsn                                                         once
  *   13   LOG_START: lsn                                                              once
  *   15   NEXT_NUMBER: above every file number handed out so far                      once
+ *   17   BLOB_ADD: number, shard, salt of a blob file that may be written from now on any
+ *   19   BLOB_REFS: number of a table of an ADD before it, then for each blob file   any
+ *             that it names, ascending: number, pointers, bytes that they mean
+ *   21   BLOB_REMOVE: number, shard of a blob file that nothing names any more       any
  *   25   RANGES: number of range deletes in the table that was added last, 1 if its  after an ADD
  *             largest key is not part of it, else 0
  *   26   SINCE: no delete in the table that was added last is older than this       after an ADD
@@ -40,6 +44,9 @@ enum field_tag {
     FIELD_FLUSHED = 11,
     FIELD_LOG_START = 13,
     FIELD_NEXT_NUMBER = 15,
+    FIELD_BLOB_ADD = 17,
+    FIELD_BLOB_REFS = 19,
+    FIELD_BLOB_REMOVE = 21,
     FIELD_RANGES = 25,
     FIELD_SINCE = 26,
     FIELD_NAME = 33,
@@ -83,6 +90,21 @@ static void put_field(struct buffer *b, enum field_tag tag, const uint64_t *inte
     put_bytes(b, body, (size_t)(p - body));
 }
 
+static void put_blob_refs(struct buffer *b, const struct table_meta *m)
+{
+    uint8_t refs[3 * VARINT_MAX];
+    size_t bytes = 0;
+    for (size_t i = 0; i < m->blob_count; i++)
+        bytes +=
+            varint_len(m->blobs[i].number) + varint_len(m->blobs[i].pointers) + varint_len(m->blobs[i].bytes);
+    put_field(b, FIELD_BLOB_REFS, &m->number, 1, bytes);
+    for (size_t i = 0; i < m->blob_count; i++) {
+        uint8_t *p = put_varint(refs, m->blobs[i].number);
+        p = put_varint(put_varint(p, m->blobs[i].pointers), m->blobs[i].bytes);
+        put_bytes(b, refs, (size_t)(p - refs));
+    }
+}
+
 static void put_add(struct buffer *b, const struct edit_file *f)
 {
     const struct table_meta *m = &f->meta;
@@ -96,6 +118,18 @@ static void put_add(struct buffer *b, const struct edit_file *f)
         put_field(b, FIELD_RANGES, (uint64_t[]){m->range_deletes, m->largest_exclusive}, 2, 0);
     if (m->deletes_since_s)
         put_field(b, FIELD_SINCE, &m->deletes_since_s, 1, 0);
+    if (m->blob_count)
+        put_blob_refs(b, m);
+}
+
+static void put_blob_fields(struct buffer *b, const struct edit *e)
+{
+    for (size_t i = 0; i < e->blob_add_count; i++)
+        put_field(b, FIELD_BLOB_ADD,
+                  (uint64_t[]){e->blob_add[i].number, e->blob_add[i].shard, e->blob_add[i].salt}, 3, 0);
+    for (size_t i = 0; i < e->blob_remove_count; i++)
+        put_field(b, FIELD_BLOB_REMOVE, (uint64_t[]){e->blob_remove[i].number, e->blob_remove[i].shard}, 2,
+                  0);
 }
 
 static void put_log_fields(struct buffer *b, const struct edit *e)
@@ -135,6 +169,7 @@ int edit_encode(const struct edit *e, uint64_t next_number, uint8_t **out, size_
     }
     for (size_t i = 0; i < e->add_count; i++)
         put_add(&b, &e->add[i]);
+    put_blob_fields(&b, e);
     put_log_fields(&b, e);
     put_names(&b, e);
     if (next_number)
@@ -255,6 +290,50 @@ static int read_remove(struct reader *r, struct edit *e)
     return file_is_sane(f) ? 0 : -EUCLEAN;
 }
 
+/* A zeroed slot at the end of the array, as new_slot. */
+static struct blob_meta *new_blob(struct blob_meta **list, size_t *count)
+{
+    if ((*count & (*count - 1)) == 0) {
+        struct blob_meta *grown = realloc(*list, (*count ? *count * 2 : 1) * sizeof **list);
+        if (!grown)
+            return NULL;
+        *list = grown;
+    }
+    struct blob_meta *slot = &(*list)[(*count)++];
+    memset(slot, 0, sizeof *slot);
+    return slot;
+}
+
+static int read_blob(struct reader *r, struct blob_meta **list, size_t *count, bool with_salt)
+{
+    struct blob_meta *m = new_blob(list, count);
+    if (!m)
+        return -ENOMEM;
+    m->number = read_varint(r);
+    m->shard = read_index(r);
+    m->salt = with_salt ? read_varint(r) : 0;
+    return m->number && m->number <= FILE_NUMBER_MAX && m->shard < SHARDS_MAX ? 0 : -EUCLEAN;
+}
+
+static int read_blob_refs(struct reader *r, struct edit *e)
+{
+    uint64_t table = read_varint(r), last = 0;
+    struct table_meta *m = e->add_count ? &e->add[e->add_count - 1].meta : NULL;
+    if (r->bad || !m || m->number != table || m->blob_count)
+        return -EUCLEAN;
+    while (reader_left(r) > 0) {
+        uint64_t number = read_varint(r), pointers = read_varint(r), bytes = read_varint(r);
+        if (r->bad || number <= last || number > FILE_NUMBER_MAX || pointers == 0 || pointers > m->entries)
+            return -EUCLEAN;
+        int rc = table_meta_add_blob(m, number, bytes);
+        if (rc)
+            return rc;
+        m->blobs[m->blob_count - 1].pointers = pointers;
+        last = number;
+    }
+    return 0;
+}
+
 static int read_use(struct reader *r, struct decoded_edit *d)
 {
     struct wal_use *u = &d->use;
@@ -312,6 +391,9 @@ static int read_field(uint64_t tag, struct reader *r, struct decoded_edit *d)
     case FIELD_NEXT_NUMBER:
         d->next_number = read_varint(r);
         return d->next_number <= FILE_NUMBER_MAX ? 0 : -EUCLEAN;
+    case FIELD_BLOB_ADD: return read_blob(r, &e->blob_add, &e->blob_add_count, true);
+    case FIELD_BLOB_REFS: return read_blob_refs(r, e);
+    case FIELD_BLOB_REMOVE: return read_blob(r, &e->blob_remove, &e->blob_remove_count, false);
     case FIELD_RANGES: return read_ranges(r, e);
     case FIELD_SINCE: return read_since(r, e);
     case FIELD_NAME: return read_taken_name(r, d);
@@ -320,10 +402,16 @@ static int read_field(uint64_t tag, struct reader *r, struct decoded_edit *d)
     }
 }
 
-/* Fields other than ADD, REMOVE and RANGES may stand once; `seen` has a bit for each tag below 64. */
+static bool is_single(uint64_t tag)
+{
+    return tag != FIELD_ADD && tag != FIELD_REMOVE && tag != FIELD_RANGES && tag != FIELD_BLOB_ADD &&
+           tag != FIELD_BLOB_REFS && tag != FIELD_BLOB_REMOVE;
+}
+
+/* Fields other than those of files may stand once; `seen` has a bit for each tag below 64. */
 static bool is_repeated(uint64_t tag, uint64_t *seen)
 {
-    if (tag == FIELD_ADD || tag == FIELD_REMOVE || tag == FIELD_RANGES || tag >= 64)
+    if (!is_single(tag) || tag >= 64)
         return false;
     uint64_t bit = UINT64_C(1) << tag;
     bool repeated = *seen & bit;
@@ -361,7 +449,10 @@ void decoded_edit_free(struct decoded_edit *d)
     for (size_t i = 0; i < d->edit.add_count; i++) {
         free(d->edit.add[i].meta.smallest);
         free(d->edit.add[i].meta.largest);
+        free(d->edit.add[i].meta.blobs);
     }
+    free(d->edit.blob_add);
+    free(d->edit.blob_remove);
     free(d->edit.add);
     free(d->edit.remove);
     memset(d, 0, sizeof *d);

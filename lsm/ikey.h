@@ -23,7 +23,7 @@ enum entry_type {
     ENTRY_DELETE = 0,
     ENTRY_PUT = 1,
     ENTRY_MERGE = 2,
-    ENTRY_BLOB = 3, /* reserved: value is a pointer into a blob file */
+    ENTRY_BLOB = 3, /* value is a pointer into a blob file: blob_format.h */
     ENTRY_RANGE_DELETE =
         4, /* key is the start; the value has the end: batch.h in the log, table_format.h in a table */
 };

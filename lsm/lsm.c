@@ -1,8 +1,8 @@
 /*
  * lsm.c - opening and closing a store.
  *
- * A store's directory holds LOCK, MANIFEST, NNNNNN.log (segments of the log), NNNNNN.sst (tables) and
- * RESERVE (see space.h), all with mode 0600. A directory is taken for a store if it has a MANIFEST; a new one
+ * A store's directory holds LOCK, MANIFEST, NNNNNN.log (segments of the log), NNNNNN.sst (tables), NNNNNN.blob
+ * (large values) and RESERVE (see space.h), all with mode 0600. A directory is taken for a store if it has a MANIFEST; a new one
  * is made only where there is nothing (or what an interrupted creation left behind).
  */
 #include "db.h"
@@ -24,6 +24,10 @@
 #define MEMORY_MIN (8 * MIB)
 #define SEGMENT_DEFAULT (16 * MIB)
 #define DELETE_AGE_S_DEFAULT (24u * 3600u)
+#define BLOB_MIN_DEFAULT (16u << 10)
+#define BLOB_MIN_MIN 512u /* a pointer takes up to 50 bytes, and reading through one a request more */
+#define BLOB_FILE_DEFAULT (32 * MIB)
+#define BLOB_FILE_MIN (16u << 10)
 
 int db_writable(const struct lsm *db)
 {
@@ -82,7 +86,12 @@ static int fill_options(struct lsm_options *o)
     if (o->log_segment_bytes < WAL_SEGMENT_MIN || o->log_segment_bytes > WAL_SEGMENT_MAX ||
         o->log_segment_bytes % 4096)
         return -EINVAL;
-    if (o->compression > LSM_COMPRESSION_ZSTD)
+    if (!o->blob_min_bytes)
+        o->blob_min_bytes = BLOB_MIN_DEFAULT;
+    if (!o->blob_file_bytes)
+        o->blob_file_bytes = BLOB_FILE_DEFAULT;
+    if (o->compression > LSM_COMPRESSION_ZSTD || o->blob_min_bytes < BLOB_MIN_MIN ||
+        o->blob_file_bytes < BLOB_FILE_MIN)
         return -EINVAL;
     if (!o->commit_ms)
         o->commit_ms = 1000;
@@ -130,7 +139,8 @@ struct contents {
 static bool is_part(const char *name)
 {
     size_t digits = strspn(name, "0123456789");
-    return digits >= 6 && (strcmp(name + digits, ".sst") == 0 || strcmp(name + digits, ".log") == 0);
+    return digits >= 6 && (strcmp(name + digits, ".sst") == 0 || strcmp(name + digits, ".log") == 0 ||
+                           strcmp(name + digits, ".blob") == 0);
 }
 
 static int note_file(void *arg, const char *name)
@@ -268,6 +278,7 @@ static int init_shards(struct lsm *db)
         pthread_mutex_init(&s->lock, NULL);
         pthread_mutex_init(&s->work_lock, NULL);
         pthread_mutex_init(&s->step_lock, NULL);
+        blob_init(s);
         pthread_cond_init(&s->work, &mono);
         pthread_cond_init(&s->done, &mono);
     }
@@ -280,10 +291,12 @@ static int init_shards(struct lsm *db)
 
 static void release(struct lsm *db)
 {
+    blob_forget_dirty(db);
     for (unsigned i = 0; i < db->shard_count; i++) {
         struct shard *s = &db->shards[i];
         view_destroy(s);
         if (s->db) {
+            blob_destroy(s);
             pthread_mutex_destroy(&s->lock);
             pthread_mutex_destroy(&s->work_lock);
             pthread_mutex_destroy(&s->step_lock);
@@ -303,6 +316,7 @@ static void release(struct lsm *db)
     pthread_mutex_destroy(&db->named_lock);
     pthread_mutex_destroy(&db->space.lock);
     pthread_mutex_destroy(&db->snapshot_lock);
+    pthread_mutex_destroy(&db->dirty_lock);
     free(db->path);
     free(db);
 }
@@ -329,6 +343,7 @@ int lsm_open(const char *path, const struct lsm_options *options, struct lsm **o
     pthread_mutex_init(&db->named_lock, NULL);
     pthread_mutex_init(&db->space.lock, NULL);
     db->space.headroom = INT64_MAX;
+    pthread_mutex_init(&db->dirty_lock, NULL);
     db->snapshots.next = db->snapshots.prev = &db->snapshots;
     db->log = (struct logger){.fn = db->options.log, .arg = db->options.log_arg};
     db->read_only = db->options.flags & LSM_RDONLY;

@@ -54,7 +54,7 @@
 /* Feature bits that this release understands: enum store_feature. */
 #define KNOWN_RO_COMPAT UINT64_C(0)
 #define KNOWN_INCOMPAT \
-    ((uint64_t)(STORE_COMPRESSION | STORE_RANGE_DELETES | STORE_SNAPSHOTS | STORE_FUSE_FILTERS))
+    ((uint64_t)(STORE_COMPRESSION | STORE_RANGE_DELETES | STORE_BLOBS | STORE_SNAPSHOTS | STORE_FUSE_FILTERS))
 
 enum header_offset {
     AT_MAGIC = 0,

@@ -13,6 +13,8 @@
 #include "mutant.h"
 #include "range_index.h"
 
+#include "blob_format.h"
+
 #include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
@@ -45,6 +47,7 @@ struct memtable {
     unsigned height;      /* atomic: levels in use */
     uint64_t table_bytes; /* atomic */
     uint64_t random;
+    uint64_t blob_bytes;      /* atomic */
     lsn_t first_lsn, end_lsn; /* atomic */
     lsm_merge_fn merge;
     void *merge_arg;
@@ -131,6 +134,11 @@ size_t memtable_free_bytes(const struct memtable *m) { return arena_left(&m->are
 uint64_t memtable_table_bytes(const struct memtable *m)
 {
     return __atomic_load_n(&m->table_bytes, __ATOMIC_RELAXED);
+}
+
+uint64_t memtable_blob_bytes(const struct memtable *m)
+{
+    return __atomic_load_n(&m->blob_bytes, __ATOMIC_RELAXED);
 }
 
 uint64_t memtable_count(const struct memtable *m) { return __atomic_load_n(&m->count, __ATOMIC_RELAXED); }
@@ -249,7 +257,7 @@ static void fill_value(struct memtable *m, struct node *n, enum entry_type type,
         !mutant("an operand is folded over a range delete") &&
         memtable_cover(m, node_key(n), n->key_len, SEQ_MAX, NULL) > (below ? node_seq(below) : 0))
         below_type = ENTRY_DELETE;
-    if (type == ENTRY_MERGE && below_type != ENTRY_MERGE) {
+    if (type == ENTRY_MERGE && below_type != ENTRY_MERGE && below_type != ENTRY_BLOB) {
         const void *base = below_type == ENTRY_PUT ? node_value(below) : NULL;
         size_t base_len = base ? below->value_len : 0;
         size_t len = m->merge(m->merge_arg, base, base_len, false, value, value_len, node_value(n));
@@ -262,7 +270,7 @@ static void fill_value(struct memtable *m, struct node *n, enum entry_type type,
     n->value_len = (uint32_t)value_len;
     if (value_len)
         memcpy(node_value(n), value, value_len);
-    if (type == ENTRY_MERGE && below) {
+    if (type == ENTRY_MERGE && below && below_type == ENTRY_MERGE) {
         const uint8_t *base = below->has_folded ? node_folded(below) : node_value(below);
         size_t base_len = below->has_folded ? below->folded_len : below->value_len;
         size_t len = m->merge(m->merge_arg, base, base_len, true, value, value_len, node_folded(n));
@@ -270,6 +278,16 @@ static void fill_value(struct memtable *m, struct node *n, enum entry_type type,
         n->folded_len = (uint32_t)len;
         n->has_folded = 1;
     }
+}
+
+/* What is to be known of blobs that this may make garbage of. */
+static void count_hidden(struct memtable *m, enum entry_type type, const void *value, size_t value_len)
+{
+    struct blob_pointer p;
+    if (type == ENTRY_DELETE)
+        __atomic_store_n(&m->deletes, m->deletes + 1, __ATOMIC_RELAXED);
+    else if (type == ENTRY_BLOB && !blob_pointer_decode(value, value_len, &p))
+        __atomic_store_n(&m->blob_bytes, m->blob_bytes + p.length, __ATOMIC_RELAXED);
 }
 
 void memtable_insert(struct memtable *m, uint64_t seq, enum entry_type type, const void *key, size_t key_len,
@@ -285,7 +303,7 @@ void memtable_insert(struct memtable *m, uint64_t seq, enum entry_type type, con
 
     unsigned height = random_height(m);
     size_t room = value_len;
-    if (type == ENTRY_MERGE && below)
+    if (type == ENTRY_MERGE && below && (uint8_t)below->trailer != ENTRY_BLOB)
         room += below->has_folded ? below->folded_len : below->value_len;
     assert(node_bytes(height, key_len, room) <= memtable_free_bytes(m));
 
@@ -299,8 +317,7 @@ void memtable_insert(struct memtable *m, uint64_t seq, enum entry_type type, con
     __atomic_store_n(&m->count, m->count + 1, __ATOMIC_RELAXED);
     __atomic_store_n(&m->table_bytes, m->table_bytes + key_len + n->value_len + TABLE_ENTRY_BYTES,
                      __ATOMIC_RELAXED);
-    if (type == ENTRY_DELETE)
-        __atomic_store_n(&m->deletes, m->deletes + 1, __ATOMIC_RELAXED);
+    count_hidden(m, type, value, value_len);
     if (height > m->height)
         __atomic_store_n(&m->height, height, __ATOMIC_RELAXED);
 
@@ -342,6 +359,20 @@ bool memtable_get(const struct memtable *m, const void *key, size_t len, uint64_
     *out_key = node_ikey(n);
     *value = n->has_folded ? node_folded(n) : node_value(n);
     *value_len = n->has_folded ? n->folded_len : n->value_len;
+    return true;
+}
+
+bool memtable_blob_below(const struct memtable *m, const void *key, size_t len, uint64_t seq,
+                         struct ikey *out_key, const uint8_t **value, size_t *value_len)
+{
+    struct node *n = seek_node(m, key, len, seq, NULL);
+    while (same_key(n, key, len) && (uint8_t)n->trailer == ENTRY_MERGE)
+        n = node_next(m, n, 0);
+    if (!same_key(n, key, len) || (uint8_t)n->trailer != ENTRY_BLOB)
+        return false;
+    *out_key = node_ikey(n);
+    *value = node_value(n);
+    *value_len = n->value_len;
     return true;
 }
 

@@ -5,7 +5,8 @@
  * key is kept, newest first. A merge operand is folded with the version below it when it is
  * inserted: over a complete value it becomes a value; over another operand it is kept as it came,
  * for iterators and flushes (a snapshot may stand between the two), and folded with all operands
- * below it, for point reads, which therefore meet at most one operand per memtable and key.
+ * below it, for point reads, which therefore meet at most one operand per memtable and key. A value
+ * that lies in a blob file is not read for that: it stays below its operands.
  *
  * Range deletes stand beside the list, in an index of their own (range_index.h). An operand that is inserted over
  * a range delete is folded with nothing. A reader asks for both: what covers a key hides the versions below its seq.
@@ -40,6 +41,7 @@ size_t memtable_free_bytes(const struct memtable *m);
 size_t memtable_used_bytes(const struct memtable *m);
 uint64_t memtable_count(const struct memtable *m); /* entries, without range deletes */
 uint64_t memtable_range_count(const struct memtable *m);
+uint64_t memtable_blob_bytes(const struct memtable *m); /* that its pointers into blob files mean */
 uint64_t memtable_deletes(const struct memtable *m);
 bool memtable_is_empty(const struct memtable *m);
 /* Whether range deletes with bounds of so many bytes in all may still come. */
@@ -73,6 +75,9 @@ lsn_t memtable_end_lsn(const struct memtable *m);
 bool memtable_get(const struct memtable *m, const void *key, size_t len, uint64_t seq, struct ikey *out_key,
                   const uint8_t **value, size_t *value_len);
 
+/* The value in a blob file that the operands of key with seq <= seq in this memtable apply to; false if there is none. */
+bool memtable_blob_below(const struct memtable *m, const void *key, size_t len, uint64_t seq,
+                         struct ikey *out_key, const uint8_t **value, size_t *value_len);
 /* The newest range delete with seq <= seq that covers key; 0 if none. See range_index_cover. */
 uint64_t memtable_cover(const struct memtable *m, const void *key, size_t len, uint64_t seq,
                         struct range_bounds *bounds);

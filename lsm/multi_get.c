@@ -86,9 +86,20 @@ static void get_group(struct multi *m, const struct lsm_key *keys, size_t n, str
 
 static void release_views(struct multi *m)
 {
-    for (unsigned i = 0; i < m->db->shard_count; i++)
+    for (unsigned i = 0; i < m->db->shard_count; i++) {
         if (m->views[i])
             view_unref(m->views[i]);
+        m->views[i] = NULL;
+    }
+}
+
+/* So the views know every blob file that an entry below the frontier names. */
+static bool are_current(const struct multi *m)
+{
+    for (unsigned i = 0; i < m->db->shard_count; i++)
+        if (m->views[i] && __atomic_load_n(&m->db->shards[i].view, __ATOMIC_ACQUIRE) != m->views[i])
+            return false;
+    return true;
 }
 
 int lsm_multi_get(struct lsm *db, const struct lsm_key *keys, size_t count,
@@ -103,12 +114,15 @@ int lsm_multi_get(struct lsm *db, const struct lsm_key *keys, size_t count,
         return -ENOMEM;
     m->db = db;
     m->flags = flags;
-    for (size_t i = 0; i < count; i++) {
-        unsigned s = db_route(db, keys[i].data, keys[i].len);
-        if (!m->views[s])
-            m->views[s] = view_get(&db->shards[s]);
-    }
-    m->seq = snapshot ? snapshot->seq : db_frontier(db) - 1;
+    do {
+        release_views(m);
+        for (size_t i = 0; i < count; i++) {
+            unsigned s = db_route(db, keys[i].data, keys[i].len);
+            if (!m->views[s])
+                m->views[s] = view_get(&db->shards[s]);
+        }
+        m->seq = snapshot ? snapshot->seq : db_frontier(db) - 1;
+    } while (!are_current(m));
     for (size_t at = 0; at < count; at += GROUP)
         get_group(m, keys + at, count - at < GROUP ? count - at : GROUP, values + at, results + at);
     int err = 0;

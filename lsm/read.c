@@ -3,8 +3,9 @@
  *
  * A merge operand that is found is set aside and the search goes on below it, until a complete
  * value, a delete, or the end; then the operands are folded, oldest first. Commonly there are
- * none and the value is handed out where it lies, pinned.
+ * none and the value is handed out where it lies, pinned; one in a blob file is read into memory of its own.
  */
+#include "blob_read.h"
 #include "db.h"
 
 #include <errno.h>
@@ -97,7 +98,8 @@ struct search {
     size_t len;
     uint64_t seq;
     unsigned flags;
-    size_t memtable; /* next to look at: 0 is the active one */
+    size_t memtable;                   /* next to look at: 0 is the active one */
+    const struct memtable *operand_in; /* the last find was an operand there: a blob may lie below it */
     /* what was found */
     struct ikey found;
     const uint8_t *value;
@@ -108,7 +110,11 @@ struct search {
 /* 0, -ENOENT at the end, or an error. After an operand the search goes on with what is older than that. */
 static int search_next(struct search *s)
 {
+    const struct memtable *below = s->operand_in;
     s->pin = NULL;
+    s->operand_in = NULL;
+    if (below && memtable_blob_below(below, s->key, s->len, s->seq, &s->found, &s->value, &s->value_len))
+        return 0;
     while (s->memtable <= s->view->sealed_count) {
         const struct memtable *m = s->memtable ? s->view->sealed[s->memtable - 1] : s->view->active;
         s->memtable++;
@@ -120,6 +126,8 @@ static int search_next(struct search *s)
                 return 0;
             }
         }
+        if (found && s->found.type == ENTRY_MERGE)
+            s->operand_in = m;
         if (found)
             return 0;
     }
@@ -131,50 +139,87 @@ static int search_next(struct search *s)
                        &s->value, &s->value_len, &table, &s->pin);
 }
 
-int get_in_view(struct lsm *db, struct view *v, const void *key, size_t len, uint64_t seq, unsigned flags,
-                struct lsm_value *out)
+/* What is searched for has been found, or is known not to exist: the operands over it. *exists: s->value is complete. */
+static int search_all(struct lsm *db, struct search *s, struct operands *operands, bool *exists)
+{
+    int err;
+    *exists = false;
+    while ((err = search_next(s)) == 0 && s->found.type == ENTRY_MERGE) {
+        err = operands_add(operands, s->value, s->value_len, s->pin);
+        if (err) {
+            if (s->pin)
+                cache_release(db->cache, s->pin);
+            s->pin = NULL;
+            return err;
+        }
+        if (s->found.seq == 0)
+            return -ENOENT;
+        s->seq = s->found.seq - 1;
+    }
+    if (err)
+        return err;
+    *exists = s->found.type == ENTRY_PUT || s->found.type == ENTRY_BLOB;
+    if (*exists)
+        return 0;
+    if (s->pin)
+        cache_release(db->cache, s->pin);
+    s->pin = NULL;
+    return s->found.type == ENTRY_DELETE ? -ENOENT : -ENOTSUP;
+}
+
+/* The value in memory that the search has found is read from its blob file, as far as it is wanted. */
+static int load_blob(struct lsm *db, struct search *s, struct blob_part part, struct lsm_value *out,
+                     size_t *total)
+{
+    int err = blob_load(db, s->view->version, s->value, s->value_len, part, s->flags, out, total);
+    if (s->pin)
+        cache_release(db->cache, s->pin);
+    s->pin = NULL;
+    return err;
+}
+
+static void narrow(struct lsm_value *v, struct blob_part part, size_t *total)
+{
+    *total = v->len;
+    part = blob_part_clip(part, v->len);
+    v->data = (const uint8_t *)v->data + part.offset;
+    v->len = part.len;
+}
+
+/* Takes over the reference on v. */
+static int get_part_in_view(struct lsm *db, struct view *v, const void *key, size_t len, uint64_t seq,
+                            unsigned flags, struct blob_part part, struct lsm_value *out, size_t *total)
 {
     struct search s = {.view = v, .key = key, .len = len, .seq = seq, .flags = flags};
     struct operands operands = {0};
-    int err;
-    while ((err = search_next(&s)) == 0 && s.found.type == ENTRY_MERGE) {
-        err = operands_add(&operands, s.value, s.value_len, s.pin);
-        if (err) {
-            if (s.pin)
-                cache_release(db->cache, s.pin);
-            s.pin = NULL;
-            break;
-        }
-        if (s.found.seq == 0) {
-            err = -ENOENT;
-            break;
-        }
-        s.seq = s.found.seq - 1;
-    }
-    bool exists = err == 0 && s.found.type == ENTRY_PUT;
-    if (err == 0 && !exists) {
-        if (s.found.type != ENTRY_DELETE)
-            err = -ENOTSUP;
-        if (s.pin)
-            cache_release(db->cache, s.pin);
-        s.pin = NULL;
-        if (!err)
-            err = -ENOENT;
+    struct lsm_value loaded = {0};
+    bool exists;
+    int err = search_all(db, &s, &operands, &exists);
+    bool is_blob = exists && s.found.type == ENTRY_BLOB;
+    if (is_blob) {
+        err = load_blob(db, &s, operands.count ? BLOB_WHOLE : part, &loaded, total);
+        s.value = loaded.data;
+        s.value_len = loaded.len;
+        exists = !err;
     }
     if (operands.count && (err == 0 || err == -ENOENT)) {
         uint8_t *folded = NULL;
         err = fold(db, &operands, exists ? s.value : NULL, exists ? s.value_len : 0, &folded, &out->len);
         if (exists && s.pin)
             cache_release(db->cache, s.pin);
+        lsm_value_release(&loaded);
         if (!err) {
             out->data = folded;
             out->pin = folded;
             out->release = release_memory;
+            narrow(out, part, total);
         }
         exists = false;
     }
     operands_free(db->cache, &operands);
-    if (!exists) {
+    if (exists && is_blob)
+        *out = loaded;
+    if (!exists || is_blob) {
         view_unref(v);
         return err;
     }
@@ -183,18 +228,39 @@ int get_in_view(struct lsm *db, struct view *v, const void *key, size_t len, uin
     out->release = release_view;
     out->pin = v;
     out->pin2 = s.pin;
+    narrow(out, part, total);
     return 0;
 }
 
-int lsm_get(struct lsm *db, const void *key, size_t key_len, const struct lsm_snapshot *snapshot,
-            unsigned flags, struct lsm_value *out)
+int get_in_view(struct lsm *db, struct view *v, const void *key, size_t len, uint64_t seq, unsigned flags,
+                struct lsm_value *out)
 {
-    *out = (struct lsm_value){0};
+    size_t total;
+    return get_part_in_view(db, v, key, len, seq, flags, BLOB_WHOLE, out, &total);
+}
+
+static int get_part(struct lsm *db, const void *key, size_t key_len, const struct lsm_snapshot *snapshot,
+                    unsigned flags, struct blob_part part, struct lsm_value *out, size_t *total)
+{
     struct shard *s = &db->shards[db_route(db, key, key_len)];
     uint64_t began = latency_begin(db->env, &s->turn[LSM_OP_GET]);
-    struct view *v = view_get(s);
-    uint64_t seq = snapshot ? snapshot->seq : db_frontier(db) - 1;
-    int err = get_in_view(db, v, key, key_len, seq, flags, out);
+    int err;
+    for (;;) {
+        *out = (struct lsm_value){0};
+        struct view *v = view_get(s);
+        bool newest = __atomic_load_n(&s->view, __ATOMIC_ACQUIRE) == v;
+        uint64_t seq = snapshot ? snapshot->seq : db_frontier(db) - 1;
+        newest = newest && __atomic_load_n(&s->view, __ATOMIC_ACQUIRE) == v;
+        err = get_part_in_view(db, v, key, key_len, seq, flags, part, out, total);
+        if (err != -ESTALE)
+            break;
+        /* The memtable had got a pointer into a file that came after the view was taken: once more. */
+        if (newest) {
+            (void)logger_corrupt(&db->log, db->path, 0, "an entry names a blob file that is not there");
+            err = -EIO;
+            break;
+        }
+    }
     if (err != -EAGAIN) {
         latency_end(&s->latency[LSM_OP_GET], db->env, began);
         count_add(&db->gets, 1);
@@ -202,6 +268,21 @@ int lsm_get(struct lsm *db, const void *key, size_t key_len, const struct lsm_sn
             count_add(&db->gets_found, 1);
     }
     return err;
+}
+
+int lsm_get(struct lsm *db, const void *key, size_t key_len, const struct lsm_snapshot *snapshot,
+            unsigned flags, struct lsm_value *out)
+{
+    size_t total;
+    return get_part(db, key, key_len, snapshot, flags, BLOB_WHOLE, out, &total);
+}
+
+int lsm_get_range(struct lsm *db, const void *key, size_t key_len, const struct lsm_snapshot *snapshot,
+                  unsigned flags, uint64_t offset, size_t len, struct lsm_value *out, size_t *total)
+{
+    size_t whole;
+    return get_part(db, key, key_len, snapshot, flags, (struct blob_part){offset, len}, out,
+                    total ? total : &whole);
 }
 
 void lsm_value_release(struct lsm_value *value)

@@ -3,7 +3,7 @@
  *
  * What a table says of itself (footer, properties) makes up for the manifest's word. Which level it was in is
  * unknown, so all that can be read of all tables is merged, the highest seq of a key wins (salvage.c), and
- * everything is written anew. Records of the log are taken along as far as the good records of the damaged
+ * everything is written anew. Blob files are found by their own headers. Records of the log are taken along as far as the good records of the damaged
  * manifest still tell the salts of its segments.
  *
  * Number of shards and size of segments come from the manifest's header if at least one record proves
@@ -40,10 +40,25 @@ struct rebuild {
     struct memtable **memtables; /* the log's records, of all shards, oldest first */
     size_t memtable_count;
     struct ranges ranges;
+    struct blob_meta *blobs; /* that the manifest's good records name */
+    size_t blob_count;
     lsn_t top;
 };
 
 /* ---- the manifest ---- */
+
+static int note_blob(struct rebuild *b, const struct blob_meta *m)
+{
+    size_t n = b->blob_count;
+    if ((n & (n - 1)) == 0) {
+        struct blob_meta *grown = realloc(b->blobs, (n ? n * 2 : 1) * sizeof *grown);
+        if (!grown)
+            return -ENOMEM;
+        b->blobs = grown;
+    }
+    b->blobs[b->blob_count++] = *m;
+    return 0;
+}
 
 static int take_edit(void *arg, const struct decoded_edit *d, uint64_t offset)
 {
@@ -52,6 +67,8 @@ static int take_edit(void *arg, const struct decoded_edit *d, uint64_t offset)
     int err = log_state_reserve(&b->log);
     if (!err)
         log_state_apply(&b->log, &d->edit);
+    for (size_t i = 0; !err && i < d->edit.blob_add_count; i++)
+        err = note_blob(b, &d->edit.blob_add[i]);
     return err;
 }
 
@@ -109,6 +126,28 @@ static int open_one(struct rebuild *b, const struct table_options *o, uint64_t n
     return numbers_add(bad ? &r->keep_tables : &r->replaced, number);
 }
 
+/* By its header, or, if that is damaged, by what is left of the manifest. */
+static int open_blob(struct rebuild *b, uint64_t number)
+{
+    struct repair *r = b->r;
+    struct blob_meta meta;
+    int err = blob_read_meta(r->env, r->path, number, &meta);
+    for (size_t i = 0; err == -EIO && i < b->blob_count; i++)
+        if (b->blobs[i].number == number) {
+            meta = b->blobs[i];
+            err = 0;
+        }
+    if (!err && meta.shard >= r->result->identity.shards) /* everything is routed anew, with fewer shards */
+        meta.shard = 0;
+    if (err == -EIO) {
+        char file[40];
+        (void)snprintf(file, sizeof file, "%06" PRIu64 ".blob", number);
+        repair_report(r, file, true, "its header is damaged: the values in it are lost");
+        return 0;
+    }
+    return err ? err : repair_add_blob(r, &meta);
+}
+
 static int open_tables(struct rebuild *b)
 {
     struct repair *r = b->r;
@@ -123,6 +162,8 @@ static int open_tables(struct rebuild *b)
     err = b->tables && b->damaged ? 0 : -ENOMEM;
     for (size_t i = 0; !err && i < files.table_count; i++)
         err = open_one(b, &o, files.tables[i]);
+    for (size_t i = 0; !err && i < files.blob_count; i++)
+        err = open_blob(b, files.blobs[i]);
     for (size_t i = 0; !err && i < files.log_count; i++)
         err = numbers_add(&r->keep_logs, files.logs[i]);
     listing_free(&files);
@@ -270,6 +311,8 @@ static int write_shard(struct rebuild *b, unsigned shard)
                         .callback_arg = r->options->callback_arg,
                         .shard = shard,
                         .shards = r->result->identity.shards,
+                        .blob = repair_find_blob,
+                        .blob_arg = r,
                         .damaged = b->damaged,
                         .damaged_count = b->damaged_count,
                         .ranges = &b->ranges,
@@ -308,6 +351,7 @@ int rebuild(struct repair *r)
     free(b.tables);
     free(b.damaged);
     free(b.memtables);
+    free(b.blobs);
     free(b.log.uses);
     return err;
 }

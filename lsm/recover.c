@@ -9,6 +9,7 @@
  *
  * Read-only, there is one pass, and memtables are sealed as they fill.
  */
+#include "blob_recover.h"
 #include "db.h"
 #include "mutant.h"
 
@@ -49,6 +50,7 @@ void db_wal_failed(void *arg, int error) { db_fail(arg, error, "the log can't be
 
 struct replay {
     struct lsm *db;
+    struct blob_recovery blobs;
     struct batch_change *changes;
     uint8_t *shard_of;
     size_t capacity;
@@ -113,6 +115,28 @@ static int change_room(struct lsm *db, const struct batch_change *c, uint64_t ma
     return 0;
 }
 
+/* A flush of what is replayed makes the pointers of tables, and keeps their files. */
+static int note_blobs(const struct replay *rp, uint32_t count, uint64_t mask, lsn_t lsn, lsn_t end)
+{
+    struct lsm *db = rp->db;
+    for (uint32_t i = 0; i < count; i++) {
+        const struct batch_change *c = &rp->changes[i];
+        struct blob_pointer p;
+        if (c->type != ENTRY_BLOB || !(mask & db_shard_mask(db, rp->shard_of[i])))
+            continue;
+        struct blob_file *f = blob_pointer_decode(c->value, c->value_len, &p)
+                                  ? NULL
+                                  : version_blob(vset_current(db->vset, rp->shard_of[i]), p.number);
+        if (!f)
+            return logger_corrupt(&db->log, "log", lsn,
+                                  "the record at LSN %" PRIu64 " names a blob file that is not there", lsn),
+                   -EUCLEAN;
+        if (f->named_until < end)
+            f->named_until = end;
+    }
+    return 0;
+}
+
 static int apply_record(void *arg, lsn_t lsn, const void *payload, size_t len)
 {
     struct replay *rp = arg;
@@ -148,6 +172,8 @@ static int apply_record(void *arg, lsn_t lsn, const void *payload, size_t len)
     int err = 0;
     for (uint32_t i = 0; !err && i < count; i++)
         err = change_room(db, &rp->changes[i], mask & db_shard_mask(db, rp->shard_of[i]), largest, need);
+    if (!err)
+        err = note_blobs(rp, count, mask, lsn, lsn + wal_record_bytes(len));
     if (err)
         return err;
     db->replaying = lsn; /* what follows is in no memtable yet: a flush must not let go of it */
@@ -163,6 +189,14 @@ static int apply_record(void *arg, lsn_t lsn, const void *payload, size_t len)
     }
     return err;
 }
+
+static int verify_blobs(void *arg, const void *payload, size_t len, bool *good)
+{
+    struct replay *rp = arg;
+    return blob_recovery_record(&rp->blobs, payload, len, good);
+}
+
+static int db_sync_blobs(void *arg) { return blob_sync(arg); }
 
 static int count_only(void *arg, lsn_t lsn, const void *payload, size_t len)
 {
@@ -290,6 +324,7 @@ static int open_log(struct lsm *db, const struct wal_recovered *end, lsn_t log_s
             .arg = db,
             .use = db_wal_use,
             .new_number = db_wal_new_number,
+            .before_sync = db_sync_blobs,
             .failed = db_wal_failed,
             .no_space = space_for_segment,
         };
@@ -316,6 +351,7 @@ static int second_pass(struct lsm *db, struct wal_recovery *r, struct wal_use *u
     r->uses = uses;
     r->use_count = n;
     r->rewrite = false;
+    r->verify = NULL;
     r->arg = &rp;
     r->replay = apply_record;
     int err = wal_recover(r, &again);
@@ -339,6 +375,8 @@ int db_recover(struct lsm *db)
     if (use_count)
         memcpy(uses, borrowed, use_count * sizeof *uses);
     struct replay rp = {.db = db};
+    rp.blobs = (struct blob_recovery){
+        .vset = db->vset, .rewrite = !db->read_only && !mutant("recovery does not rewrite the log")};
     struct wal_recovery r = {
         .env = db->env,
         .dir = db->path,
@@ -349,11 +387,13 @@ int db_recover(struct lsm *db)
         .rewrite = !db->read_only && !mutant("recovery does not rewrite the log"),
         .log = db->log,
         .arg = &rp,
+        .verify = verify_blobs,
         .replay = db->read_only ? apply_record : count_only,
         .progress = db->options.progress ? report_progress : NULL,
     };
     struct wal_recovered end;
     int err = wal_recover(&r, &end);
+    err = blob_recovery_finish(&rp.blobs, err);
     db->log_start = r.start;
     db->fixed_frontier = end.end;
     if (db->read_only) {

@@ -5,7 +5,9 @@
  * damage, and:
  *   - a shard none of whose tables is damaged keeps them, and gets what the log holds for it as a new table;
  *   - a shard with a damaged table is read as a whole, key by key, and what can be read is written into new tables
- *     in the last level (salvage.c): no level is trusted that may hide what a lost block had to say.
+ *     in the last level (salvage.c): no level is trusted that may hide what a lost block had to say;
+ *   - blob files stay where they are: a shard one of whose blob files is damaged is rewritten, too, without the keys whose
+ *     values can't be read.
  * Without one the manifest is made anew from the tables (rebuild.c).
  *
  * Named snapshots stay if all that they show is there: if no table had to be rewritten, and the log reaches beyond
@@ -112,6 +114,31 @@ int repair_add_written(struct repair *r, unsigned shard, unsigned level, struct 
     return err;
 }
 
+struct blob_file *repair_find_blob(void *repair, uint64_t number)
+{
+    struct repair *r = repair;
+    for (size_t i = 0; i < r->blob_count; i++)
+        if (r->blobs[i]->number == number)
+            return r->blobs[i];
+    return NULL;
+}
+
+int repair_add_blob(struct repair *r, const struct blob_meta *meta)
+{
+    size_t n = r->blob_count;
+    if (repair_find_blob(r, meta->number))
+        return 0;
+    if ((n & (n - 1)) == 0) {
+        struct blob_file **grown = realloc(r->blobs, (n ? n * 2 : 1) * sizeof(struct blob_file *));
+        if (!grown)
+            return -ENOMEM;
+        r->blobs = grown;
+    }
+    int err = blob_file_open(r->env, r->path, &r->result->log, meta, false, &r->blobs[n]);
+    r->blob_count += !err;
+    return err;
+}
+
 void repair_set_log(struct repair *r, lsn_t top)
 {
     struct log_state *s = &r->result->state;
@@ -130,6 +157,9 @@ static bool is_damaged(const struct repair *r, const struct version *v)
             if (table_is_damaged(f->table) || numbers_have(&r->bad_tables, f->meta.number))
                 return true;
         }
+    for (size_t i = 0; i < v->blob_count; i++)
+        if (!v->blobs[i].file->file || numbers_have(&r->bad_blobs, v->blobs[i].file->number))
+            return true;
     return false;
 }
 
@@ -161,6 +191,8 @@ static int open_view(struct view *v, bool tables, struct iter **out)
 static int rewrite_shard(struct repair *r, struct lsm *db, struct view *v, unsigned shard)
 {
     struct salvage s = {.env = r->env, .dir = r->path, .numbers = r->result, .db = db};
+    s.blob = repair_find_blob;
+    s.blob_arg = r;
     struct compact_result written;
     struct salvaged counts = {0};
     struct iter *input;
@@ -285,6 +317,18 @@ static int keep_names(struct repair *r, struct lsm *db, bool any_damaged)
     return 0;
 }
 
+/* One that is missing is forgotten: whose values were in it is lost. */
+static int carry_blobs(struct repair *r, const struct version *v, unsigned shard)
+{
+    int err = 0;
+    for (size_t i = 0; !err && i < v->blob_count; i++) {
+        const struct blob_file *f = v->blobs[i].file;
+        if (f->file)
+            err = repair_add_blob(r, &(struct blob_meta){f->number, f->salt, shard});
+    }
+    return err;
+}
+
 static int repair_opened(struct repair *r, struct lsm *db)
 {
     r->result->identity = *vset_identity(db->vset);
@@ -295,7 +339,9 @@ static int repair_opened(struct repair *r, struct lsm *db)
     for (unsigned i = 0; !err && i < db->shard_count; i++) {
         struct view *v = view_get(&db->shards[i]);
         any_damaged |= is_damaged(r, v->version);
-        err = is_damaged(r, v->version) ? rewrite_shard(r, db, v, i) : carry_shard(r, db, v, i);
+        err = carry_blobs(r, v->version, i);
+        if (!err)
+            err = is_damaged(r, v->version) ? rewrite_shard(r, db, v, i) : carry_shard(r, db, v, i);
         view_unref(v);
     }
     return err ? err : keep_names(r, db, any_damaged);
@@ -375,12 +421,29 @@ static void remove_numbers(struct repair *r, const struct numbers *n, void (*nam
     }
 }
 
+static int build_shard(struct repair *r, unsigned shard)
+{
+    struct blob_file **files = calloc(r->blob_count + 1, sizeof(struct blob_file *));
+    struct version_blob_change change = {.add = files};
+    if (!files)
+        return -ENOMEM;
+    for (size_t i = 0; i < r->blob_count; i++)
+        if (r->blobs[i]->shard == shard)
+            files[change.add_count++] = r->blobs[i];
+    int err = version_build(r->result, shard, NULL, NULL, 0, r->add[shard], r->add_count[shard], &change,
+                            &r->result->current[shard]);
+    free(files);
+    return err;
+}
+
 static int install(struct repair *r)
 {
     int err = 0;
     bool renamed = false;
+    if (r->blob_count)
+        r->result->identity.incompat |= STORE_BLOBS;
     for (unsigned i = 0; !err && i < r->result->identity.shards; i++)
-        err = version_build(r->result, i, NULL, NULL, 0, r->add[i], r->add_count[i], &r->result->current[i]);
+        err = build_shard(r, i);
     if (!err)
         err = keep_files(r);
     if (!err)
@@ -388,7 +451,7 @@ static int install(struct repair *r)
     if (renamed)
         r->written.count = 0; /* perhaps not on the medium, but perhaps named by what is */
     if (err)
-        return err == -EINVAL ? -EUCLEAN : err;
+        return err == -EINVAL || err == -ENXIO ? -EUCLEAN : err;
     remove_numbers(r, &r->replaced, table_name);
     remove_numbers(r, &r->keep_tables, table_name);
     remove_numbers(r, &r->keep_logs, log_name);
@@ -408,6 +471,8 @@ static void on_problem(void *arg, const struct lsm_problem *p)
     if (strcmp(p->file + digits, ".sst") == 0)
         (void)numbers_add(&r->bad_tables,
                           number); /* one more that is not here is found by its stand-in or by reading */
+    else if (strcmp(p->file + digits, ".blob") == 0)
+        (void)numbers_add(&r->bad_blobs, number);
     else if (strcmp(p->file + digits, ".log") == 0)
         (void)numbers_add(&r->bad_logs, number);
 }
@@ -442,11 +507,14 @@ static void release(struct repair *r)
             table_file_unref(r->result, r->add[s][i].file);
         free(r->add[s]);
     }
+    for (size_t i = 0; i < r->blob_count; i++)
+        blob_file_unref(r->result, r->blobs[i]);
+    free(r->blobs);
     for (size_t i = 0; i < r->written.count && !r->out->done; i++) {
         table_name(r->written.list[i], name);
         remove_file(r, name);
     }
-    struct numbers *all[] = {&r->bad_tables, &r->bad_logs,    &r->written,
+    struct numbers *all[] = {&r->bad_tables, &r->bad_logs,    &r->bad_blobs, &r->written,
                              &r->replaced,   &r->keep_tables, &r->keep_logs};
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++)
         free(all[i]->list);

@@ -28,8 +28,9 @@ struct run {
     /* the versions of the key, newest first: operands, then what they apply to */
     struct operand *operands;
     size_t operand_count, operand_capacity;
-    uint8_t *base;
+    uint8_t *base; /* if base_type is ENTRY_BLOB, the pointer */
     size_t base_len;
+    enum entry_type base_type;
     bool has_base;
     uint64_t last_seq; /* of the version taken last */
     uint64_t decided;  /* seq of the value or delete that decides; 0: none was found */
@@ -56,7 +57,7 @@ static int finish_table(struct run *r)
     return 0;
 }
 
-static int put(struct run *r, const void *value, size_t len)
+static int put(struct run *r, enum entry_type type, const void *value, size_t len)
 {
     const struct salvage *s = r->s;
     int err = 0;
@@ -70,6 +71,7 @@ static int put(struct run *r, const void *value, size_t len)
                                           .filter_bits = s->filter_bits};
         err = table_builder_new(&o, vset_new_number(s->numbers), &r->builder);
     }
+    r->at.type = (uint8_t)type;
     if (!err)
         err = table_builder_add(r->builder, &r->at, value, len);
     r->counts->saved += !err;
@@ -81,11 +83,20 @@ static int put(struct run *r, const void *value, size_t len)
 static int resolve_by_store(struct run *r, struct iter *input)
 {
     struct lsm_value v = {0};
+    uint8_t pointer[BLOB_POINTER_MAX];
+    size_t pointer_len = 0;
+    /* The store's answer is read through this pointer, if it answers: what could say otherwise would make it -EIO. */
+    if (input->key.type == ENTRY_BLOB && input->value_len <= sizeof pointer) {
+        pointer_len = input->value_len;
+        memcpy(pointer, input->value, pointer_len);
+    }
     while (input->valid && key_compare(input->key.key, input->key.len, r->key, r->at.len) == 0)
         iter_next(input);
     int err = lsm_get(r->s->db, r->key, r->at.len, NULL, LSM_NOFILL, &v);
-    if (!err)
-        err = put(r, v.data, v.len);
+    if (!err && pointer_len)
+        err = put(r, ENTRY_BLOB, pointer, pointer_len);
+    else if (!err)
+        err = put(r, ENTRY_PUT, v.data, v.len);
     else if (err == -EIO)
         r->counts->lost++;
     lsm_value_release(&v);
@@ -116,7 +127,8 @@ static int take_version(struct run *r, const struct iter *it)
     }
     if (it->key.type != ENTRY_MERGE) {
         r->decided = it->key.seq ? it->key.seq : 1;
-        r->has_base = it->key.type == ENTRY_PUT;
+        r->has_base = it->key.type == ENTRY_PUT || it->key.type == ENTRY_BLOB;
+        r->base_type = (enum entry_type)it->key.type;
         r->base_len = r->has_base ? it->value_len : 0;
         return r->has_base ? copy_bytes(it->value, it->value_len, &r->base) : 0;
     }
@@ -204,6 +216,9 @@ static int put_folded(struct run *r)
     uint8_t *a = malloc(room + 1), *b = malloc(room + 1);
     int err = a && b ? 0 : -ENOMEM;
     const uint8_t *base = r->has_base ? r->base : NULL;
+    enum entry_type type = r->has_base ? r->base_type : ENTRY_PUT;
+    if (type == ENTRY_BLOB && r->operand_count)
+        type = ENTRY_PUT;
     for (size_t i = r->operand_count; !err && i-- > 0;) {
         len = r->s->merge(r->s->callback_arg, base, base ? len : 0, false, r->operands[i].data,
                           r->operands[i].len, b);
@@ -213,9 +228,27 @@ static int put_folded(struct run *r)
         base = a;
     }
     if (!err)
-        err = put(r, base, len);
+        err = put(r, type, base, len);
     free(a);
     free(b);
+    return err;
+}
+
+/* Reads what the base's pointer means; in its place, if operands are to be folded over it. -EIO: it is lost. */
+static int read_base(struct run *r)
+{
+    struct blob_pointer p;
+    struct blob_file *f =
+        blob_pointer_decode(r->base, r->base_len, &p) ? NULL : r->s->blob(r->s->blob_arg, p.number);
+    uint8_t *value = f ? malloc((size_t)p.length + 1) : NULL;
+    int err = !f ? -EIO : value ? blob_read(f, &p, 0, p.length, true, value) : -ENOMEM;
+    if (!err && r->operand_count) {
+        uint8_t *pointer = r->base;
+        r->base = value;
+        r->base_len = p.length;
+        value = pointer;
+    }
+    free(value);
     return err;
 }
 
@@ -230,6 +263,11 @@ static int resolve_by_seq(struct run *r, struct iter *input)
     }
     if (!err)
         err = is_hidden(r, &hidden);
+    if (!err && !hidden && r->has_base && r->base_type == ENTRY_BLOB) {
+        err = read_base(r);
+        hidden = err == -EIO;
+        err = hidden ? 0 : err;
+    }
     if (!err && hidden)
         r->counts->lost++;
     else if (!err && r->operand_count && !r->s->merge)

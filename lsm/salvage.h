@@ -27,6 +27,9 @@ struct salvage {
      * versions in the input by their seqs, with the damaged tables asked what they may have had.
      */
     struct lsm *db;
+    /* The blob file that a pointer names; NULL: there is none. What can't be read in it is lost with its key. */
+    struct blob_file *(*blob)(void *arg, uint64_t number);
+    void *blob_arg;
     struct table **damaged;
     size_t damaged_count;
     const struct ranges *ranges; /* all range deletes that can be read, without a store */

@@ -396,3 +396,11 @@ void space_stats(struct lsm *db, struct lsm_stats *out)
     pthread_mutex_unlock(&sp->lock);
     out->space_refused = count_get(&sp->refused);
 }
+
+void space_took(struct lsm *db, uint64_t bytes)
+{
+    struct space *sp = &db->space;
+    int64_t now = __atomic_load_n(&sp->headroom, __ATOMIC_RELAXED);
+    if (now != INT64_MAX) /* nothing is known */
+        (void)__atomic_fetch_sub(&sp->headroom, (int64_t)bytes, __ATOMIC_RELAXED);
+}

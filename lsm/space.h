@@ -84,6 +84,8 @@ int space_gate(struct lsm *db, uint64_t bytes);
 bool space_is_tight(const struct lsm *db); /* the gate is closed */
 /* It is, or was a moment ago: background work brings deleted space back at once, not when it suits the levels. */
 bool space_is_wanted(const struct lsm *db);
+/* So many bytes were written past the log: the estimate learns of it at once. */
+void space_took(struct lsm *db, uint64_t bytes);
 /* After a commit whose record ends there. */
 void space_appended(struct lsm *db, uint64_t end);
 

@@ -25,9 +25,21 @@ static void shard_stats(struct shard *s, struct lsm_shard_stats *out)
         out->memtable_bytes += memtable_used_bytes(v->sealed[i]);
     version_targets(s->db->vset, v->version, out->target_bytes);
     out->range_deletes = range_deletes(v);
+    out->blob_files = v->version->blob_count;
+    for (size_t i = 0; i < v->version->blob_count; i++) {
+        const struct version_blob *b = &v->version->blobs[i];
+        uint64_t bytes = blob_file_bytes(b->file);
+        out->blob_bytes += bytes;
+        out->blob_live_bytes += b->bytes;
+        if (!__atomic_load_n(&b->file->open, __ATOMIC_RELAXED) && bytes > b->bytes)
+            out->blob_garbage_bytes += bytes - b->bytes;
+    }
     view_unref(v);
     for (unsigned op = 0; op < LSM_OPS; op++)
         latency_get(&s->latency[op], &out->latency[op]);
+    out->blob_bytes_written = count_get(&s->blobs.written);
+    out->blob_bytes_moved = count_get(&s->blobs.moved_bytes);
+    out->blob_files_deleted = count_get(&s->blobs.deleted);
     out->flushes = count_get(&s->flushes);
     out->compactions = count_get(&s->compactions);
     out->trivial_moves = count_get(&s->trivial_moves);
@@ -52,6 +64,8 @@ void lsm_stats_get(struct lsm *db, struct lsm_stats *out)
     latency_get(&db->sync_latency, &out->sync_latency);
     out->gets = count_get(&db->gets);
     out->gets_found = count_get(&db->gets_found);
+    out->blob_reads = count_get(&db->blob_reads);
+    out->blob_bytes_read = count_get(&db->blob_bytes_read);
     out->blocks_read = count_get(&db->reader_stats.blocks_read);
     out->block_bytes_read = count_get(&db->reader_stats.block_bytes_read);
     out->filter_checks = count_get(&db->reader_stats.filter_checks);
@@ -90,6 +104,8 @@ void lsm_stats_get(struct lsm *db, struct lsm_stats *out)
     for (unsigned i = 0; i < db->shard_count; i++)
         shard_stats(&db->shards[i], &out->shard[i]);
     uint64_t files = out->log_segments * out->log_segment_bytes + out->manifest_bytes;
+    for (unsigned i = 0; i < db->shard_count; i++)
+        files += out->shard[i].blob_bytes;
     for (unsigned i = 0; i < db->shard_count; i++)
         for (unsigned level = 0; level < LSM_LEVELS; level++)
             files += out->shard[i].bytes[level];

@@ -17,7 +17,12 @@
 struct table;
 struct table_builder;
 
-/* What the manifest keeps of a table. Keys are malloc'ed; table_meta_free releases them. */
+/* How much of a blob file a table names. */
+struct blob_ref {
+    uint64_t number, pointers, bytes; /* bytes: what the pointers mean */
+};
+
+/* What the manifest keeps of a table. Keys and `blobs` are malloc'ed; table_meta_free releases them. */
 struct table_meta {
     uint64_t number; /* of the file: NNNNNN.sst */
     uint64_t bytes;
@@ -30,7 +35,12 @@ struct table_meta {
     uint8_t *smallest, *largest; /* user keys: nothing in the table concerns others */
     uint32_t smallest_len, largest_len;
     bool largest_exclusive; /* the largest is the end of a range delete: it is not concerned itself */
+    struct blob_ref *blobs; /* ascending number; of the manifest's word only: files do not say it */
+    size_t blob_count;
+    bool blobs_unknown; /* there was no manifest to say it (table_read_meta) */
 };
+/* Counts one pointer in. -ENOMEM */
+int table_meta_add_blob(struct table_meta *m, uint64_t number, uint64_t bytes);
 void table_meta_free(struct table_meta *m);
 int table_meta_copy(const struct table_meta *from, struct table_meta *to);
 

@@ -9,6 +9,7 @@
  *
  * Threads: a builder belongs to one.
  */
+#include "blob_format.h"
 #include "block.h"
 #include "compress.h"
 #include "filter.h"
@@ -71,8 +72,61 @@ void table_meta_free(struct table_meta *m)
 {
     free(m->smallest);
     free(m->largest);
+    free(m->blobs);
     m->smallest = m->largest = NULL;
     m->smallest_len = m->largest_len = 0;
+    m->blobs = NULL;
+    m->blob_count = 0;
+}
+
+/* The place of `number` in the ascending list. */
+static size_t find_blob(const struct table_meta *m, uint64_t number)
+{
+    size_t from = 0, to = m->blob_count;
+    if (to && m->blobs[to - 1].number < number) /* what was written last is mostly in the newest file */
+        return to;
+    while (from < to) {
+        size_t mid = from + (to - from) / 2;
+        if (m->blobs[mid].number < number)
+            from = mid + 1;
+        else
+            to = mid;
+    }
+    return from;
+}
+
+int table_meta_add_blob(struct table_meta *m, uint64_t number, uint64_t bytes)
+{
+    size_t at = find_blob(m, number), n = m->blob_count;
+    if (at == n || m->blobs[at].number != number) {
+        if ((n & (n - 1)) == 0) {
+            struct blob_ref *grown = realloc(m->blobs, (n ? n * 2 : 1) * sizeof *grown);
+            if (!grown)
+                return -ENOMEM;
+            m->blobs = grown;
+        }
+        memmove(&m->blobs[at + 1], &m->blobs[at], (n - at) * sizeof m->blobs[0]);
+        m->blobs[at] = (struct blob_ref){.number = number};
+        m->blob_count++;
+    }
+    m->blobs[at].pointers++;
+    m->blobs[at].bytes += bytes;
+    return 0;
+}
+
+static int copy_blobs(const struct table_meta *from, struct table_meta *to)
+{
+    size_t capacity = 1;
+    if (!from->blob_count)
+        return 0;
+    while (capacity < from->blob_count)
+        capacity *= 2;
+    to->blobs = malloc(capacity * sizeof *to->blobs);
+    if (!to->blobs)
+        return -ENOMEM;
+    memcpy(to->blobs, from->blobs, from->blob_count * sizeof *to->blobs);
+    to->blob_count = from->blob_count;
+    return 0;
 }
 
 static int copy_key(const void *key, uint32_t len, uint8_t **out)
@@ -89,9 +143,13 @@ int table_meta_copy(const struct table_meta *from, struct table_meta *to)
 {
     *to = *from;
     to->smallest = to->largest = NULL;
+    to->blobs = NULL;
+    to->blob_count = 0;
     int err = copy_key(from->smallest, from->smallest_len, &to->smallest);
     if (!err)
         err = copy_key(from->largest, from->largest_len, &to->largest);
+    if (!err)
+        err = copy_blobs(from, to);
     if (err)
         table_meta_free(to);
     return err;
@@ -357,7 +415,7 @@ static int add_hash(struct table_builder *b, const struct ikey *key)
 
 static int check_entry(const struct table_builder *b, const struct ikey *key, size_t value_len)
 {
-    if (key->len > LSM_KEY_MAX || value_len > LSM_VALUE_MAX || key->seq > SEQ_MAX || key->type > ENTRY_MERGE)
+    if (key->len > LSM_KEY_MAX || value_len > LSM_VALUE_MAX || key->seq > SEQ_MAX || key->type > ENTRY_BLOB)
         return -EINVAL;
     struct ikey last = {.key = b->last_key, .len = b->last_len, .seq = b->last_seq};
     if (b->meta.entries > 0 && ikey_compare(&last, key) >= 0)
@@ -385,7 +443,10 @@ static void count_entry(struct table_meta *m, const struct ikey *key, size_t val
 
 static int add_entry(struct table_builder *b, const struct ikey *key, const void *value, size_t value_len)
 {
+    struct blob_pointer pointer = {0};
     int err = check_entry(b, key, value_len);
+    if (!err && key->type == ENTRY_BLOB && blob_pointer_decode(value, value_len, &pointer))
+        err = -EINVAL;
     if (err)
         return err;
     /* Cut before, not after: an entry larger than a block gets one of its own, no small one shares it. */
@@ -408,6 +469,10 @@ static int add_entry(struct table_builder *b, const struct ikey *key, const void
             return err;
     }
     err = block_builder_add(&b->data, key, value, value_len);
+    if (!err && key->type == ENTRY_BLOB)
+        err = table_meta_add_blob(&b->meta, pointer.number, pointer.length);
+    if (b->meta.blob_count)
+        b->features |= TABLE_BLOBS;
     if (err)
         return err;
     count_entry(&b->meta, key, value_len);

@@ -75,10 +75,11 @@
 enum table_feature {
     TABLE_COMPRESSED = 1u << 0,    /* there are blocks whose trailer says something else than "none" */
     TABLE_RANGE_DELETES = 1u << 1, /* there is a range block, and more in the properties */
-    TABLE_BLOBS = 1u << 2,         /* reserved */
+    TABLE_BLOBS = 1u << 2,         /* it has entries of type ENTRY_BLOB */
     TABLE_FUSE_FILTER = 1u << 3,   /* the filter is of a kind that release 0.1 does not know */
 };
-#define TABLE_INCOMPAT_KNOWN ((uint32_t)(TABLE_COMPRESSED | TABLE_RANGE_DELETES | TABLE_FUSE_FILTER))
+#define TABLE_INCOMPAT_KNOWN \
+    ((uint32_t)(TABLE_COMPRESSED | TABLE_RANGE_DELETES | TABLE_BLOBS | TABLE_FUSE_FILTER))
 
 #define TABLE_INDEX_BYTES (64u << 10) /* an index block is closed at this size */
 /* Index blocks hold at least 60 of the longest keys: 60^5 blocks of 4 KiB are 3 TiB. */

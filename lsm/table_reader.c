@@ -379,6 +379,7 @@ static int take_properties(struct table *t)
         free(data);
         return table_bad_block(t, h.offset);
     }
+    m->blobs_unknown = true;
     m->entries = get_le64(p->entries);
     m->deletes = get_le64(p->deletes);
     m->merges = get_le64(p->merges);

@@ -6,6 +6,7 @@
  *
  * Threads: any.
  */
+#include "blob_format.h"
 #include "filter.h"
 #include "table_read.h"
 #include <errno.h>
@@ -47,7 +48,7 @@ static int verify_entry(struct verifier *v, uint64_t offset, const struct block_
         return verify_failed(v, offset, "entries are out of order");
     if (v->between && key_compare(v->last.key, v->last.len, k->key, k->len) == 0)
         return verify_failed(v, offset, "an index key hides versions of a user key");
-    if (k->type > ENTRY_MERGE)
+    if (k->type > ENTRY_BLOB)
         return verify_failed(v, offset, "an entry has a type that has no place there");
     if (m->entries == 0) {
         int c = key_compare(k->key, k->len, v->table->meta.smallest, v->table->meta.smallest_len);
@@ -64,6 +65,14 @@ static int verify_entry(struct verifier *v, uint64_t offset, const struct block_
     m->entries++;
     m->deletes += k->type == ENTRY_DELETE;
     m->merges += k->type == ENTRY_MERGE;
+    if (k->type == ENTRY_BLOB) {
+        struct blob_pointer p;
+        if (blob_pointer_decode(at->value, at->value_len, &p))
+            return verify_failed(v, offset, "an entry is no pointer into a blob file");
+        int err = table_meta_add_blob(m, p.number, p.length);
+        if (err)
+            return err;
+    }
     m->key_bytes += k->len;
     m->value_bytes += at->value_len;
     set_last(v, k);
@@ -201,6 +210,11 @@ static int verify_totals(struct verifier *v, uint64_t data_blocks)
         a->key_bytes != b->key_bytes || a->value_bytes != b->value_bytes || a->seq_min != b->seq_min ||
         a->seq_max != b->seq_max || a->range_deletes != b->range_deletes || v->data_blocks != data_blocks)
         return verify_failed(v, v->layout.properties.offset, "the counts are not those of the entries");
+    if (!b->blobs_unknown &&
+        (a->blob_count != b->blob_count ||
+         (a->blob_count && memcmp(a->blobs, b->blobs, a->blob_count * sizeof *a->blobs) != 0)))
+        return verify_failed(v, v->layout.properties.offset,
+                             "what it names of blob files is not what the manifest says");
     /* The last index key is the last entry, so v->last is it. */
     int c = b->entries ? key_compare(v->last.key, v->last.len, b->largest, b->largest_len) : -1;
     if (c > 0 || !(c == 0 || v->reaches_largest) || !v->reaches_smallest)
@@ -247,6 +261,7 @@ out:
     if (err == -EIO)
         *bad_offset = v->bad_offset;
     free(filter);
+    free(v->seen.blobs);
     free(v);
     return err;
 }

@@ -114,12 +114,16 @@ static int look_below(struct search *s, struct table_file *f, unsigned level, si
 int shard_drop_covered(struct shard *s)
 {
     struct lsm *db = s->db;
-    struct version *v = vset_current(db->vset, s->index);
+    /* A view's version has the current tables, which only this thread changes: who makes a blob file does not. */
+    struct view *view = view_get(s);
+    struct version *v = view->version;
     uint64_t *snapshots = NULL;
     struct edit edit = {0};
     struct search search = {.v = v, .edit = &edit};
-    if (!v->ranged)
+    if (!v->ranged) {
+        view_unref(view);
         return 0;
+    }
     int err = snapshot_list(db, &snapshots, &search.snapshot_count);
     search.snapshots = snapshots;
     for (unsigned l = 0; !err && l < LSM_LEVELS; l++)
@@ -134,6 +138,7 @@ int shard_drop_covered(struct shard *s)
         count_add(&s->tables_covered, removed);
         count_add(&s->entries_dropped, search.entries);
     }
+    view_unref(view);
     free(snapshots);
     free(edit.remove);
     return err ? err : removed > 0;
@@ -167,7 +172,8 @@ int shard_seal_deletes(struct shard *s)
     }
     struct view *v = view_get(s);
     const struct memtable *m = v->active;
-    bool old = has_deletes(m) && now_s(s->db) >= memtable_born_s(m) + s->db->options.delete_age_s;
+    bool old = has_deletes(m) &&
+               now_s(s->db) >= memtable_born_s(m) + blob_delete_age_s(s, s->db->options.delete_age_s);
     bool seal = old || (s->deletes_urgent && is_in_the_way(m));
     view_unref(v);
     return seal ? shard_seal(s) : 0;
@@ -189,7 +195,8 @@ uint64_t shard_next_age_check(struct shard *s)
             any = v->version->levels[l].files[i]->meta.deletes +
                   v->version->levels[l].files[i]->meta.range_deletes;
     view_unref(v);
-    uint64_t wait_s = s->db->options.delete_age_s / AGE_CHECKS;
+    uint64_t age = s->db->options.delete_age_s, blob_age = blob_delete_age_s(s, age);
+    uint64_t wait_s = blob_age < age ? blob_age : age / AGE_CHECKS;
     wait_s = wait_s < 1 ? 1 : wait_s > AGE_CHECK_S_MAX ? AGE_CHECK_S_MAX : wait_s;
     return any ? env_mono_ns(s->db->env) + wait_s * 1000000000u : UINT64_MAX;
 }

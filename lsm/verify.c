@@ -2,7 +2,8 @@
  * verify.c - lsm_verify: reads all of a store that is not open and reports what is damaged.
  *
  * Order: manifest (with the tables' footers and properties, as for any open), every block of every
- * table past the cache, the log up to its end with every batch decoded. What the parts find passes through
+ * table past the cache, every value in a blob file that a table or the log names, the log up to its end with every batch
+ * decoded. What the parts find passes through
  * logger_corrupt, which is where it is collected. If the manifest is damaged, the tables are verified
  * each by itself, by what their own properties say.
  *
@@ -13,6 +14,7 @@
  * Memory: the manifest's tables, one block, one log record. Threads: the caller's.
  */
 #include "batch.h"
+#include "blob_recover.h"
 #include "verify.h"
 #include "vset_internal.h"
 
@@ -24,6 +26,7 @@
 
 #define VERIFY_CACHE_BYTES (1u << 20) /* verifying goes past it; opening reads a few blocks through it */
 #define LINE_MAX_BYTES 512u
+#define KEY_SHOWN 120u /* bytes of a key in a report */
 
 struct verifier {
     struct env *env;
@@ -35,6 +38,9 @@ struct verifier {
     struct logger log;
     char error[LINE_MAX_BYTES]; /* the last line that was no report of damage */
     uint64_t done, total;       /* for progress */
+    const struct vset *vset;    /* while the log is read */
+    lsn_t flushed;              /* of what lies below, a shard may have forgotten the blob files */
+    struct blob_recovery blobs;
 };
 
 /* ---- collecting ---- */
@@ -85,6 +91,79 @@ static void progress(struct verifier *v, uint64_t bytes)
         v->options->progress(v->options->progress_arg, v->done, v->total > v->done ? v->total : v->done);
 }
 
+/* ---- values in blob files ---- */
+
+/* A key as a person may know it again. */
+static void show_key(const uint8_t *key, size_t len, char out[KEY_SHOWN])
+{
+    size_t n = 0, i = 0;
+    for (; i < len && n + 8 < KEY_SHOWN; i++) {
+        if (key[i] > ' ' && key[i] < 127 && key[i] != '\\')
+            out[n++] = (char)key[i];
+        else
+            n += (size_t)snprintf(out + n, KEY_SHOWN - n, "\\x%02x", key[i]);
+    }
+    (void)snprintf(out + n, KEY_SHOWN - n, "%s", i < len ? "..." : "");
+}
+
+/* Reads what the pointer means; every value by itself, so that the report says whose is lost. */
+static int verify_value(struct verifier *v, const struct vset *vs, const uint8_t *key, size_t key_len,
+                        const uint8_t *pointer, size_t pointer_len)
+{
+    struct blob_pointer p = {0};
+    char name[40] = "", shown[KEY_SHOWN], what[KEY_SHOWN + 80];
+    struct blob_file *f = NULL;
+    if (!blob_pointer_decode(pointer, pointer_len, &p)) {
+        (void)snprintf(name, sizeof name, "%06" PRIu64 ".blob", p.number);
+        f = vset_find_blob(vs, p.number);
+    }
+    uint8_t *value = malloc((size_t)p.length + 1);
+    if (!value)
+        return -ENOMEM;
+    int err = f ? blob_read(f, &p, 0, p.length, true, value) : -EIO;
+    free(value);
+    v->out->blob_values++;
+    if (!err) {
+        v->out->blob_bytes += p.length;
+        return 0;
+    }
+    show_key(key, key_len, shown);
+    (void)snprintf(what, sizeof what, "the value of key %s can't be read%s", shown,
+                   f && f->file ? "" : ": there is no such file");
+    report(v, name, p.offset, true, what);
+    return err == -EIO ? 0 : err;
+}
+
+static int verify_values(struct verifier *v, const struct vset *vs, struct table *t)
+{
+    struct iter *it;
+    int err = table_iter_new(t, LSM_NOFILL | LSM_SALVAGE, &it);
+    if (err)
+        return err;
+    for (iter_first(it); !err && it->valid; iter_next(it))
+        if (it->key.type == ENTRY_BLOB)
+            err = verify_value(v, vs, it->key.key, it->key.len, it->value, it->value_len);
+    if (!err)
+        err = it->status == -EIO ? 0 : it->status; /* the table's own damage was reported */
+    iter_free(it);
+    return err;
+}
+
+/* What is in a file is read by the manifest's word: a bad header loses nothing. A missing file was reported. */
+static void verify_blob_files(struct verifier *v, const struct version *version)
+{
+    char name[40];
+    for (size_t i = 0; i < version->blob_count; i++) {
+        struct blob_file *f = version->blobs[i].file;
+        const char *wrong = f->file ? blob_file_check_header(f) : NULL;
+        v->out->blob_files += f->file != NULL;
+        if (!wrong)
+            continue;
+        (void)snprintf(name, sizeof name, "%06" PRIu64 ".blob", f->number);
+        report(v, name, 0, false, wrong);
+    }
+}
+
 /* ---- tables ---- */
 
 static int verify_table(struct verifier *v, struct table *t, const struct table_meta *m)
@@ -99,9 +178,10 @@ static int verify_table(struct verifier *v, struct table *t, const struct table_
     return err;
 }
 
-static int verify_version(struct verifier *v, const struct version *version)
+static int verify_version(struct verifier *v, const struct vset *vs, const struct version *version)
 {
     int err = 0;
+    verify_blob_files(v, version);
     for (unsigned l = 0; !err && l < LSM_LEVELS; l++)
         for (size_t i = 0; !err && i < version->levels[l].count; i++) {
             struct table_file *f = version->levels[l].files[i];
@@ -109,6 +189,8 @@ static int verify_version(struct verifier *v, const struct version *version)
                 progress(v, f->meta.bytes);
             else
                 err = verify_table(v, f->table, &f->meta);
+            if (!err && f->meta.blob_count && !table_is_damaged(f->table))
+                err = verify_values(v, vs, f->table);
         }
     return err;
 }
@@ -145,17 +227,30 @@ static int verify_without_manifest(struct verifier *v, struct cache *cache)
 
 /* ---- the log ---- */
 
+/* Whether the value may still be read: a shard that has flushed the record may have forgotten its blob file. */
+static bool is_needed(const struct verifier *v, lsn_t lsn, const struct batch_change *c)
+{
+    struct blob_pointer p;
+    return lsn >= v->flushed || blob_pointer_decode(c->value, c->value_len, &p) ||
+           vset_find_blob(v->vset, p.number);
+}
+
 static int verify_record(void *arg, lsn_t lsn, const void *payload, size_t len)
 {
     struct verifier *v = arg;
     struct batch_reader br;
     struct batch_change change;
     char what[80];
+    int err = 0;
     int more = batch_read_begin(&br, payload, len);
-    while (more == 0 && (br.left || reader_left(&br.r))) {
+    while (more == 0 && !err && (br.left || reader_left(&br.r))) {
         more = batch_read_next(&br, &change);
+        if (more > 0 && change.type == ENTRY_BLOB && is_needed(v, lsn, &change))
+            err = verify_value(v, v->vset, change.key, change.key_len, change.value, change.value_len);
         more = more > 0 ? 0 : more == 0 ? -EBADMSG : more;
     }
+    if (err)
+        return err;
     v->out->log_records++;
     v->out->log_bytes += len;
     if (more == -EBADMSG) {
@@ -165,6 +260,13 @@ static int verify_record(void *arg, lsn_t lsn, const void *payload, size_t len)
         return 0;
     }
     return more;
+}
+
+/* Above the synced mark a value that is not there ends the log, which is no damage. */
+static int verify_blobs(void *arg, const void *payload, size_t len, bool *good)
+{
+    struct verifier *v = arg;
+    return blob_recovery_record(&v->blobs, payload, len, good);
 }
 
 static void log_progress(void *arg, uint64_t done, uint64_t total)
@@ -178,6 +280,11 @@ static void log_progress(void *arg, uint64_t done, uint64_t total)
 static int verify_log(struct verifier *v, const struct vset *vs)
 {
     uint64_t before = v->out->damaged;
+    v->vset = vs;
+    v->blobs = (struct blob_recovery){.vset = vs};
+    for (unsigned s = 0; s < vs->identity.shards; s++)
+        if (vset_flushed(vs, s) > v->flushed)
+            v->flushed = vset_flushed(vs, s);
     struct wal_recovery r = {
         .env = v->env,
         .dir = v->path,
@@ -185,6 +292,7 @@ static int verify_log(struct verifier *v, const struct vset *vs)
         .synced = vset_synced(vs),
         .log = v->log,
         .arg = v,
+        .verify = verify_blobs,
         .replay = verify_record,
         .progress = log_progress,
     };
@@ -206,6 +314,10 @@ static int verify_unnamed(struct verifier *v, const struct vset *vs)
         (void)snprintf(file, sizeof file, "%06" PRIu64 ".sst", files.tables[i]);
         report(v, file, 0, false,
                "not in use: what an interrupted flush or compaction left; deleted by the next open");
+    }
+    for (size_t i = 0; !err && i < files.blob_count; i++) {
+        (void)snprintf(file, sizeof file, "%06" PRIu64 ".blob", files.blobs[i]);
+        report(v, file, 0, false, "not in use: nothing names it; deleted by the next open");
     }
     listing_free(&files);
     return err;
@@ -233,7 +345,7 @@ static int verify_store(struct verifier *v, struct cache *cache)
     v->error[0] = '\0';
     v->total = tables_bytes(vs);
     for (unsigned s = 0; !err && s < vs->identity.shards; s++)
-        err = verify_version(v, vset_current(vs, s));
+        err = verify_version(v, vs, vset_current(vs, s));
     if (!err)
         err = verify_log(v, vs);
     if (!err)

@@ -4,7 +4,8 @@
  * A version never changes. The next one is built from it by copying the arrays of pointers and
  * sharing the tables, each of which counts the versions that name it. The last reference to a table
  * puts it on the version set's list of dead files by one compare-and-swap, which any reader may do;
- * closing and unlinking are left to vset_collect.
+ * closing and unlinking are left to vset_collect. Blob files live in the same way: a version names all
+ * of its shard's, and counts what its tables name of each.
  *
  * Invariants, checked whenever a version is built: in L0 a newer file's seqs are all above an older
  * one's; in every other level files ascend and share no user key, not even at their bounds, unless the
@@ -75,6 +76,92 @@ struct table_file *vset_take_dead(struct vset *vs)
     return __atomic_exchange_n(&vs->dead, NULL, __ATOMIC_ACQUIRE);
 }
 
+/* ---- blob files ---- */
+
+void blob_file_unref(struct vset *vs, struct blob_file *f)
+{
+    unsigned left = __atomic_sub_fetch(&f->refs, 1, __ATOMIC_ACQ_REL);
+    assert(left != UINT32_MAX);
+    if (left > 0)
+        return;
+    struct blob_file *head = __atomic_load_n(&vs->dead_blobs, __ATOMIC_RELAXED);
+    do
+        __atomic_store_n(&f->dead_next, head, __ATOMIC_RELAXED);
+    while (!__atomic_compare_exchange_n(&vs->dead_blobs, &head, f, true, __ATOMIC_RELEASE, __ATOMIC_RELAXED));
+}
+
+struct blob_file *vset_take_dead_blobs(struct vset *vs)
+{
+    return __atomic_exchange_n(&vs->dead_blobs, NULL, __ATOMIC_ACQUIRE);
+}
+
+static struct version_blob *find_blob(const struct version *v, uint64_t number)
+{
+    size_t from = 0, to = v->blob_count;
+    while (from < to) {
+        size_t mid = from + (to - from) / 2;
+        if (v->blobs[mid].file->number < number)
+            from = mid + 1;
+        else
+            to = mid;
+    }
+    return from < v->blob_count && v->blobs[from].file->number == number ? &v->blobs[from] : NULL;
+}
+
+struct blob_file *version_blob(const struct version *v, uint64_t number)
+{
+    struct version_blob *b = find_blob(v, number);
+    return b ? b->file : NULL;
+}
+
+static int compare_blobs(const void *a, const void *b)
+{
+    uint64_t x = ((const struct version_blob *)a)->file->number,
+             y = ((const struct version_blob *)b)->file->number;
+    return (x > y) - (x < y);
+}
+
+/* The files of the new version, with what base's tables name of them. */
+static int take_blobs(struct version *v, const struct version *base, const struct version_blob_change *c)
+{
+    size_t max = (base ? base->blob_count : 0) + (c ? c->add_count : 0);
+    if (!max)
+        return c && c->remove_count ? -ENXIO : 0;
+    v->blobs = malloc(max * sizeof *v->blobs);
+    if (!v->blobs)
+        return -ENOMEM;
+    size_t removed = 0;
+    for (size_t i = 0; base && i < base->blob_count; i++) {
+        bool remove = false;
+        for (size_t j = 0; c && !remove && j < c->remove_count; j++)
+            remove = c->remove[j].number == base->blobs[i].file->number;
+        removed += remove;
+        if (!remove)
+            v->blobs[v->blob_count++] = base->blobs[i];
+    }
+    for (size_t i = 0; c && i < c->add_count; i++)
+        v->blobs[v->blob_count++] = (struct version_blob){.file = c->add[i]};
+    for (size_t i = 0; i < v->blob_count; i++)
+        blob_file_ref(v->blobs[i].file);
+    qsort(v->blobs, v->blob_count, sizeof *v->blobs, compare_blobs);
+    return c && removed != c->remove_count ? -ENXIO : 0;
+}
+
+/* Counts what a table names, in or out. */
+static bool count_blobs(struct version *v, const struct table_meta *m, bool in)
+{
+    if (mutant("live bytes of blobs not counted"))
+        return true;
+    for (size_t i = 0; i < m->blob_count; i++) {
+        struct version_blob *b = find_blob(v, m->blobs[i].number);
+        if (!b)
+            return false;
+        b->pointers += in ? m->blobs[i].pointers : -m->blobs[i].pointers;
+        b->bytes += in ? m->blobs[i].bytes : -m->blobs[i].bytes;
+    }
+    return true;
+}
+
 /* ---- versions ---- */
 
 void version_ref(struct version *v)
@@ -92,6 +179,9 @@ void version_unref(struct version *v)
     for (unsigned l = 0; l < LSM_LEVELS; l++)
         for (size_t i = 0; i < v->levels[l].count; i++)
             table_file_unref(v->vset, v->levels[l].files[i]);
+    for (size_t i = 0; i < v->blob_count; i++)
+        blob_file_unref(v->vset, v->blobs[i].file);
+    free(v->blobs);
     free(v);
 }
 
@@ -137,21 +227,24 @@ static bool is_removed(const struct edit_file *sorted, size_t count, unsigned le
 /* Fills one level of v: base's files that stay, then those added, in order. Returns how many were left out. */
 static size_t build_level(struct version *v, unsigned l, const struct version *base,
                           const struct edit_file *removed, size_t removed_count,
-                          const struct version_add *add, size_t add_count)
+                          const struct version_add *add, size_t add_count, bool *counted)
 {
     struct level *level = &v->levels[l];
     size_t left_out = 0, added = 0;
     for (size_t i = 0; base && i < base->levels[l].count; i++) {
         struct table_file *f = base->levels[l].files[i];
-        if (is_removed(removed, removed_count, l, f->meta.number))
+        if (is_removed(removed, removed_count, l, f->meta.number)) {
             left_out++;
-        else
+            *counted &= count_blobs(v, &f->meta, false);
+        } else {
             level->files[level->count++] = f;
+        }
     }
     for (size_t i = 0; i < add_count; i++) {
         if (add[i].level != l)
             continue;
         level->files[level->count++] = add[i].file;
+        *counted &= count_blobs(v, &add[i].file->meta, true);
         added++;
     }
     if (added)
@@ -167,7 +260,8 @@ static size_t build_level(struct version *v, unsigned l, const struct version *b
 }
 
 int version_build(struct vset *vs, unsigned shard, const struct version *base, const struct edit_file *remove,
-                  size_t remove_count, const struct version_add *add, size_t add_count, struct version **out)
+                  size_t remove_count, const struct version_add *add, size_t add_count,
+                  const struct version_blob_change *blobs, struct version **out)
 {
     size_t files_max = add_count;
     for (unsigned l = 0; base && l < LSM_LEVELS; l++)
@@ -188,17 +282,22 @@ int version_build(struct vset *vs, unsigned shard, const struct version *base, c
     v->vset = vs;
     struct table_file **files = (struct table_file **)(v + 1);
     size_t left_out = 0;
-    bool ordered = true;
+    bool ordered = true, counted = true;
+    int rc = take_blobs(v, base, blobs);
     for (unsigned l = 0; l < LSM_LEVELS; l++) {
         v->levels[l].files = files;
-        left_out += build_level(v, l, base, sorted, remove_count, add, add_count);
+        left_out += build_level(v, l, base, sorted, remove_count, add, add_count, &counted);
         files += v->levels[l].count;
         ordered &= level_is_ordered(&v->levels[l], l);
     }
     free(sorted);
-    if (left_out != remove_count || !ordered) {
+    if (!rc && (left_out != remove_count || !ordered))
+        rc = -EINVAL;
+    if (!rc && !counted)
+        rc = -ENXIO;
+    if (rc) {
         version_unref(v);
-        return -EINVAL;
+        return rc;
     }
     *out = v;
     return 0;

@@ -15,6 +15,7 @@
 #ifndef LSM_VERSION_H
 #define LSM_VERSION_H
 
+#include "blob_file.h"
 #include "env.h"
 #include "ikey.h"
 #include "logger.h"
@@ -45,16 +46,34 @@ struct level {
     size_t ranged; /* files with range deletes */
 };
 
+/* A blob file, and how much of it the tables of a version name. */
+struct version_blob {
+    struct blob_file *file; /* the version holds a reference */
+    uint64_t pointers, bytes;
+};
+
 struct version {
     unsigned refs; /* atomic */
     unsigned shard;
     struct vset *vset; /* which made it, and which its files return to */
     size_t ranged;     /* files with range deletes, of all levels */
     struct level levels[LSM_LEVELS];
+    struct version_blob *blobs; /* all of the shard's, ascending number */
+    size_t blob_count;
 };
 
 void version_ref(struct version *v);
 void version_unref(struct version *v); /* files that become unused are queued for vset_collect */
+
+static inline void blob_file_ref(struct blob_file *f)
+{
+    (void)__atomic_fetch_add(&f->refs, 1, __ATOMIC_RELAXED);
+}
+struct vset;
+void blob_file_unref(struct vset *vs, struct blob_file *f); /* the last one puts it on vset_collect's list */
+
+/* The blob file of that number, borrowed; NULL if this version does not know it. */
+struct blob_file *version_blob(const struct version *v, uint64_t number);
 
 /* Index of the first file in a sorted level (>= 1) that does not end before key; count if none. */
 size_t level_find(const struct level *l, const void *key, size_t len);
@@ -108,7 +127,7 @@ struct vset_options {
 enum store_feature {
     STORE_COMPRESSION = 1u << 0,   /* compressed blocks in tables */
     STORE_RANGE_DELETES = 1u << 1, /* in the log, in tables */
-    STORE_BLOBS = 1u << 2,         /* reserved */
+    STORE_BLOBS = 1u << 2,         /* blob files */
     STORE_SNAPSHOTS = 1u << 3,     /* named snapshots */
     STORE_RESERVE = 1u << 4,       /* reserved: space set aside for a full disk */
     STORE_FUSE_FILTERS = 1u << 5,  /* in tables */
@@ -133,6 +152,12 @@ struct edit {
     size_t add_count;
     struct edit_file *remove;
     size_t remove_count;
+    struct blob_meta *blob_add; /* blob files put to use, before their first extent */
+    size_t blob_add_count;
+    struct blob_file
+        *blob_file; /* what vset_apply makes known: the file of the only blob_add, with a reference */
+    struct blob_meta *blob_remove; /* nothing names them any more, nor will; their salts do not count */
+    size_t blob_remove_count;
     const struct wal_use *use; /* a segment put to use; replaces an older use of the same file */
     bool has_log_end;          /* "the log ends at log_end"; drops later uses */
     uint64_t log_end_number;   /* the file that recovery was in then: for people, the LSN says it all */
@@ -171,7 +196,7 @@ uint64_t vset_new_number(struct vset *vs);
  * Syncs the directory if the edit adds new tables; appends the edit, syncs and installs it.
  * `installed`, if not NULL, runs with the new version of edit->add[0].shard (or remove[0]'s, or
  * flushed_shard's; NULL if the edit names no shard) still under the manifest lock, to let the shard
- * publish it in the right order. All adds and removes of one edit belong to one shard. An add whose
+ * publish it in the right order. All adds and removes of one edit, also of blob files, belong to one shard. An add whose
  * number is also removed moves that table.
  *
  * On error nothing is installed. While vset_failed stays 0 (-ENOSPC, -ENOMEM, a table that can't be
@@ -213,7 +238,7 @@ struct compaction {
     uint64_t above_seq;             /* the highest of their seqs */
     bool looked_at;                 /* what they hide is known, and worth it */
     uint64_t max_output_bytes;
-    const char *reason; /* for logs: "l0", "size", "tombstones", "reads", "age", "manual" */
+    const char *reason; /* for logs: "l0", "size", "tombstones", "reads", "age", "manual", "blobs" */
 };
 
 /*
@@ -249,6 +274,11 @@ void compaction_looked(const struct compaction *c, uint64_t oldest_snapshot, uin
  */
 bool compaction_pick_deletes(struct vset *vs, struct version *v, uint64_t oldest_snapshot, bool urgent,
                              uint64_t old_s, struct compaction *out);
+/* From a level towards the last one: table f, or of level 0 all. For whoever has reasons of his own (blob_collect.c). */
+bool compaction_pick_down(struct vset *vs, struct version *v, unsigned level, struct table_file *f,
+                          uint64_t oldest_snapshot, struct compaction *out);
+/* The table is written anew in its place. */
+bool compaction_pick_rewrite(struct version *v, unsigned level, struct table_file *f, struct compaction *out);
 void compaction_release(struct compaction *c); /* unmarks, unrefs */
 
 /* Score of the most urgent level, 1.0 = at target; and L0's count: for back-pressure. */

@@ -58,6 +58,10 @@ static void free_dead(struct vset *vs)
         next = f->dead_next;
         table_file_free(f);
     }
+    for (struct blob_file *f = vset_take_dead_blobs(vs), *next; f; f = next) {
+        next = f->dead_next;
+        blob_file_free(f);
+    }
 }
 
 void vset_free(struct vset *vs)
@@ -187,6 +191,24 @@ static int snapshot_shard(struct vset *vs, struct manifest *m, unsigned shard)
     return append_edit(vs, m, &e);
 }
 
+/* The blob files of a shard come before the tables that name them. */
+static int snapshot_blobs(struct vset *vs, struct manifest *m, unsigned shard)
+{
+    struct blob_meta metas[SNAPSHOT_FILES_MAX];
+    struct edit e = {.blob_add = metas};
+    const struct version *v = vs->current[shard];
+    int rc = 0;
+    for (size_t i = 0; v && !rc && i < v->blob_count; i++) {
+        const struct blob_file *f = v->blobs[i].file;
+        metas[e.blob_add_count++] = (struct blob_meta){f->number, f->salt, shard};
+        if (e.blob_add_count == SNAPSHOT_FILES_MAX || i + 1 == v->blob_count) {
+            rc = append_edit(vs, m, &e);
+            e.blob_add_count = 0;
+        }
+    }
+    return rc;
+}
+
 /* The whole state, with the uses of the log that begin below `end`. */
 static int snapshot(struct vset *vs, struct manifest *m, lsn_t synced, lsn_t end)
 {
@@ -200,8 +222,11 @@ static int snapshot(struct vset *vs, struct manifest *m, lsn_t synced, lsn_t end
         struct edit named = {.name_taken = &vs->named.list[i]};
         rc = append_edit(vs, m, &named);
     }
-    for (unsigned i = 0; !rc && i < vs->identity.shards; i++)
-        rc = snapshot_shard(vs, m, i);
+    for (unsigned i = 0; !rc && i < vs->identity.shards; i++) {
+        rc = snapshot_blobs(vs, m, i);
+        if (!rc)
+            rc = snapshot_shard(vs, m, i);
+    }
     return rc;
 }
 
@@ -313,10 +338,16 @@ int vset_require(struct vset *vs, uint64_t features)
 /* The shard that an edit is about, or SHARDS_MAX. */
 static unsigned shard_of(const struct vset *vs, const struct edit *e)
 {
-    unsigned shard = e->add_count      ? e->add[0].shard
-                     : e->remove_count ? e->remove[0].shard
-                     : e->has_flushed  ? e->flushed_shard
-                                       : SHARDS_MAX;
+    unsigned shard = e->add_count           ? e->add[0].shard
+                     : e->remove_count      ? e->remove[0].shard
+                     : e->has_flushed       ? e->flushed_shard
+                     : e->blob_add_count    ? e->blob_add[0].shard
+                     : e->blob_remove_count ? e->blob_remove[0].shard
+                                            : SHARDS_MAX;
+    for (size_t i = 0; i < e->blob_add_count; i++)
+        assert(e->blob_add[i].shard == shard);
+    for (size_t i = 0; i < e->blob_remove_count; i++)
+        assert(e->blob_remove[i].shard == shard);
     for (size_t i = 0; i < e->add_count; i++)
         assert(e->add[i].shard == shard && e->add[i].level < LSM_LEVELS);
     for (size_t i = 0; i < e->remove_count; i++)
@@ -346,6 +377,12 @@ static int open_new_tables(struct vset *vs, const struct edit *e, struct version
         any = true;
         rc = table_file_open(vs, e->add[i].shard, &e->add[i].meta, false, &add[i].file);
     }
+    if (!rc && e->blob_add_count && !mutant("directory not synced for a blob")) {
+        rc = env_sync_dir(vs->env, vs->dir);
+        if (rc)
+            rc = fail(vs, rc, "the directory could not be synced");
+        any = false;
+    }
     if (!rc && any && !mutant("directory not synced for a table")) {
         rc = env_sync_dir(vs->env, vs->dir);
         if (rc)
@@ -373,8 +410,10 @@ static int next_version(struct vset *vs, unsigned shard, const struct edit *e, s
             add[i].file = find_file(now, e->add[i].meta.number);
         assert(add[i].file);
     }
-    int rc = version_build(vs, shard, now, e->remove, e->remove_count, add, e->add_count, out);
-    assert(rc != -EINVAL); /* the edit does not fit the version it was made from */
+    struct version_blob_change blobs = {&e->blob_file, e->blob_add_count, e->blob_remove,
+                                        e->blob_remove_count};
+    int rc = version_build(vs, shard, now, e->remove, e->remove_count, add, e->add_count, &blobs, out);
+    assert(rc != -EINVAL && rc != -ENXIO); /* the edit does not fit the version it was made from */
     return rc;
 }
 
@@ -401,7 +440,7 @@ static int apply_locked(struct vset *vs, const struct edit *e, struct version_ad
         rc = log_state_reserve(&vs->state);
     if (!rc && e->name_taken)
         rc = named_reserve(&vs->named);
-    if (!rc && e->add_count + e->remove_count > 0)
+    if (!rc && e->add_count + e->remove_count + e->blob_add_count + e->blob_remove_count > 0)
         rc = next_version(vs, shard, e, add, &v);
     if (!rc)
         rc = write_edit(vs, e);
@@ -430,6 +469,7 @@ int vset_apply(struct vset *vs, const struct edit *e, void (*installed)(void *ar
                void *arg)
 {
     assert(!vs->read_only);
+    assert(e->blob_add_count == (e->blob_file ? 1u : 0u));
     struct version_add *add = calloc(e->add_count + 1, sizeof *add);
     bool *opened = calloc(e->add_count + 1, sizeof *opened);
     int rc = add && opened ? vset_failed(vs) : -ENOMEM;
@@ -470,8 +510,26 @@ static void delete_table(struct vset *vs, struct table_file *f, char *path, size
                      strerror(-rc));
 }
 
+static void delete_blob(struct vset *vs, struct blob_file *f)
+{
+    /* Closed first, so that the space is back when the name is gone. */
+    char *path = f->path;
+    f->path = NULL;
+    blob_file_free(f);
+    int rc = env_unlink(vs->env, path);
+    if (rc && rc != -ENOENT)
+        logger_write(&vs->log, LSM_LOG_WARNING, "%s: can't be deleted (%s); the next open tries again", path,
+                     strerror(-rc));
+    free(path);
+}
+
 void vset_collect(struct vset *vs)
 {
+    if (__atomic_load_n(&vs->dead_blobs, __ATOMIC_RELAXED))
+        for (struct blob_file *f = vset_take_dead_blobs(vs), *next; f; f = next) {
+            next = f->dead_next;
+            delete_blob(vs, f);
+        }
     if (!__atomic_load_n(&vs->dead, __ATOMIC_RELAXED))
         return;
     size_t path_size = strlen(vs->dir) + 32;

@@ -38,7 +38,8 @@ struct vset {
     struct log_state state;
     struct named_list named;
     struct version *current[SHARDS_MAX];
-    struct table_file *dead; /* atomic stack, linked by dead_next; popped only as a whole */
+    struct blob_file *dead_blobs; /* atomic stack, linked by dead_next; likewise */
+    struct table_file *dead;      /* atomic stack, linked by dead_next; popped only as a whole */
 };
 
 /* ---- log_state.c ---- */
@@ -56,17 +57,29 @@ void table_file_unref(struct vset *vs, struct table_file *f); /* the last one pu
 void table_file_free(struct table_file *f);                   /* closes the table */
 struct table_file *vset_take_dead(struct vset *vs);
 
+struct blob_file *vset_take_dead_blobs(struct vset *vs);
+
+/* How the blob files of a version differ from those of the one it is made from. */
+struct version_blob_change {
+    struct blob_file *const *add; /* the version takes references of its own */
+    size_t add_count;
+    const struct blob_meta *remove;
+    size_t remove_count;
+};
+
 struct version_add {
     struct table_file *file; /* the version takes a reference of its own */
     unsigned level;
 };
 
 /*
- * What `base` (NULL: nothing) becomes by removing and adding. -EINVAL if a removed table is not
- * there or if the result would break the order of a level. A table that is removed and added moves.
+ * What `base` (NULL: nothing) becomes by removing and adding; `blobs` may be NULL. -EINVAL if a removed table is not
+ * there or if the result would break the order of a level; -ENXIO if a table names a blob file that is not in the
+ * result. A table that is removed and added moves.
  */
 int version_build(struct vset *vs, unsigned shard, const struct version *base, const struct edit_file *remove,
-                  size_t remove_count, const struct version_add *add, size_t add_count, struct version **out);
+                  size_t remove_count, const struct version_add *add, size_t add_count,
+                  const struct version_blob_change *blobs, struct version **out);
 
 /* ---- rollback.c ---- */
 
@@ -84,13 +97,13 @@ int rollback_check(const struct vset *vs, const uint64_t *unnamed_tables, size_t
 
 /* What of ours is in the store's directory. */
 struct listing {
-    uint64_t *tables, *logs; /* numbers of all NNNNNN.sst and NNNNNN.log; malloc'ed */
-    size_t table_count, table_capacity, log_count, log_capacity;
+    uint64_t *tables, *logs, *blobs; /* numbers of all NNNNNN.sst, .log and .blob; malloc'ed */
+    size_t table_count, table_capacity, log_count, log_capacity, blob_count, blob_capacity;
     uint64_t number_max; /* of any file of ours */
 };
 int listing_read(struct env *env, const char *dir, struct listing *out);
 void listing_free(struct listing *l);
-/* Keeps only the tables that no version names. */
+/* Keeps only the tables and blob files that no version names. */
 int listing_keep_unnamed(const struct vset *vs, struct listing *l);
 
 /* ---- vset.c ---- */

@@ -6,7 +6,8 @@
  * deleted on its word. On a full disk the old file is used on, cut and synced (manifest_open).
  *
  * Then the directory is cleaned: NNNNNN.sst that no version names is the output of a flush or
- * compaction that was not installed. Logs are their owner's, names we do not know are anybody's.
+ * compaction that was not installed, and a NNNNNN.blob that the manifest does not know was never written to or is
+ * not named by anything any more. Logs are their owner's, names we do not know are anybody's.
  */
 #include "vset_internal.h"
 
@@ -20,9 +21,15 @@ struct file_list {
     size_t count, capacity;
 };
 
+struct blob_list {
+    struct blob_meta *files;
+    size_t count, capacity;
+};
+
 struct replay {
     struct vset *vs;
     struct file_list shards[SHARDS_MAX];
+    struct blob_list blobs[SHARDS_MAX];
 };
 
 /* ---- replaying ---- */
@@ -31,7 +38,7 @@ static int unfit(struct vset *vs, uint64_t offset, uint64_t number)
 {
     char path[4096];
     (void)snprintf(path, sizeof path, "%s/MANIFEST", vs->dir);
-    (void)logger_corrupt(&vs->log, path, offset, "edit of table %06" PRIu64 " does not fit what came before",
+    (void)logger_corrupt(&vs->log, path, offset, "edit of file %06" PRIu64 " does not fit what came before",
                          number);
     return -EUCLEAN;
 }
@@ -80,6 +87,28 @@ static int add_file(struct file_list *list, const struct edit_file *f)
     return rc;
 }
 
+static int add_blob(struct blob_list *list, const struct blob_meta *m)
+{
+    if (list->count == list->capacity) {
+        size_t capacity = list->capacity ? list->capacity * 2 : 16;
+        struct blob_meta *files = realloc(list->files, capacity * sizeof *files);
+        if (!files)
+            return -ENOMEM;
+        list->files = files;
+        list->capacity = capacity;
+    }
+    list->files[list->count++] = *m;
+    return 0;
+}
+
+static struct blob_meta *find_blob(const struct blob_list *list, uint64_t number)
+{
+    for (size_t i = list->count; i-- > 0;)
+        if (list->files[i].number == number)
+            return &list->files[i];
+    return NULL;
+}
+
 static void raise_next_number(struct vset *vs, uint64_t above)
 {
     if (above > vs->next_number)
@@ -94,6 +123,22 @@ static int replay_edit(void *arg, const struct decoded_edit *d, uint64_t offset)
     for (size_t i = 0; i < e->remove_count; i++)
         if (!remove_file(&r->shards[e->remove[i].shard], &e->remove[i]))
             return unfit(vs, offset, e->remove[i].meta.number);
+    for (size_t i = 0; i < e->blob_add_count; i++) {
+        struct blob_list *list = &r->blobs[e->blob_add[i].shard];
+        if (find_blob(list, e->blob_add[i].number))
+            return unfit(vs, offset, e->blob_add[i].number);
+        int rc = add_blob(list, &e->blob_add[i]);
+        if (rc)
+            return rc;
+        raise_next_number(vs, e->blob_add[i].number + 1);
+    }
+    for (size_t i = 0; i < e->blob_remove_count; i++) {
+        struct blob_list *list = &r->blobs[e->blob_remove[i].shard];
+        struct blob_meta *m = find_blob(list, e->blob_remove[i].number);
+        if (!m)
+            return unfit(vs, offset, e->blob_remove[i].number);
+        *m = list->files[--list->count];
+    }
     for (size_t i = 0; i < e->add_count; i++) {
         struct file_list *list = &r->shards[e->add[i].shard];
         if (find(list, e->add[i].meta.number))
@@ -121,6 +166,7 @@ static void replay_free(struct replay *r)
         for (size_t j = 0; j < r->shards[i].count; j++)
             table_meta_free(&r->shards[i].files[j].meta);
         free(r->shards[i].files);
+        free(r->blobs[i].files);
     }
 }
 
@@ -148,28 +194,45 @@ static int open_table(struct vset *vs, const struct edit_file *f, struct version
     return vs->read_only ? table_file_open(vs, f->shard, &f->meta, true, &out->file) : -EUCLEAN;
 }
 
-static int build_shard(struct vset *vs, unsigned shard, const struct file_list *list)
+static int build_shard(struct vset *vs, unsigned shard, const struct file_list *list,
+                       const struct blob_list *blobs)
 {
     struct version_add *add = calloc(list->count + 1, sizeof *add);
-    if (!add)
+    struct blob_file **files = calloc(blobs->count + 1, sizeof *files);
+    if (!add || !files) {
+        free(add);
+        free(files);
         return -ENOMEM;
+    }
     int rc = 0;
-    size_t opened = 0;
+    size_t opened = 0, blobs_opened = 0;
+    while (!rc && blobs_opened < blobs->count) {
+        rc = blob_file_open(vs->env, vs->dir, &vs->log, &blobs->files[blobs_opened], !vs->read_only,
+                            &files[blobs_opened]);
+        blobs_opened += !rc;
+    }
     while (!rc && opened < list->count) {
         rc = open_table(vs, &list->files[opened], &add[opened]);
         opened += !rc;
     }
+    struct version_blob_change change = {.add = files, .add_count = blobs_opened};
     if (!rc)
-        rc = version_build(vs, shard, NULL, NULL, 0, add, opened, &vs->current[shard]);
-    if (rc == -EINVAL) {
+        rc = version_build(vs, shard, NULL, NULL, 0, add, opened, &change, &vs->current[shard]);
+    if (rc == -EINVAL || rc == -ENXIO) {
         char path[4096];
         (void)snprintf(path, sizeof path, "%s/MANIFEST", vs->dir);
-        (void)logger_corrupt(&vs->log, path, 0, "tables of shard %u overlap", shard);
+        (void)logger_corrupt(&vs->log, path, 0,
+                             rc == -EINVAL ? "tables of shard %u overlap"
+                                           : "tables of shard %u name a blob file that it does not know",
+                             shard);
         rc = -EUCLEAN;
     }
     for (size_t i = 0; i < opened; i++)
         table_file_unref(vs, add[i].file);
+    for (size_t i = 0; i < blobs_opened; i++)
+        blob_file_unref(vs, files[i]);
     free(add);
+    free(files);
     return rc;
 }
 
@@ -216,6 +279,8 @@ static int take_name(void *arg, const char *name)
         l->number_max = number;
     if (!strcmp(suffix, "sst"))
         return add_number(&l->tables, &l->table_count, &l->table_capacity, number);
+    if (!strcmp(suffix, "blob"))
+        return add_number(&l->blobs, &l->blob_count, &l->blob_capacity, number);
     return strcmp(suffix, "log") ? 0 : add_number(&l->logs, &l->log_count, &l->log_capacity, number);
 }
 
@@ -229,6 +294,7 @@ void listing_free(struct listing *l)
 {
     free(l->tables);
     free(l->logs);
+    free(l->blobs);
     memset(l, 0, sizeof *l);
 }
 
@@ -271,10 +337,30 @@ int listing_keep_unnamed(const struct vset *vs, struct listing *l)
             l->tables[kept++] = l->tables[i];
     l->table_count = kept;
     free(live);
+    kept = 0;
+    for (size_t i = 0; i < l->blob_count; i++) {
+        bool named = false;
+        for (unsigned s = 0; !named && s < vs->identity.shards; s++)
+            named = version_blob(vs->current[s], l->blobs[i]);
+        if (!named)
+            l->blobs[kept++] = l->blobs[i];
+    }
+    l->blob_count = kept;
     return 0;
 }
 
-/* A table that can't be deleted now costs space, nothing else: the next open tries again. */
+/* A file that can't be deleted now costs space, nothing else: the next open tries again. */
+static void delete_orphan(struct vset *vs, const char *path)
+{
+    int error = env_unlink(vs->env, path);
+    if (error)
+        logger_write(&vs->log, LSM_LOG_WARNING, "%s: not in use, but can't be deleted: %s", path,
+                     strerror(-error));
+    else
+        logger_write(&vs->log, LSM_LOG_DEBUG, "%s: deleted, was not in use", path);
+}
+
+/* Tables that were not installed; blob files that the manifest did not come to know, or that it has forgotten. */
 static int delete_orphans(struct vset *vs, const struct listing *unnamed)
 {
     size_t path_size = strlen(vs->dir) + 32;
@@ -283,12 +369,11 @@ static int delete_orphans(struct vset *vs, const struct listing *unnamed)
         return -ENOMEM;
     for (size_t i = 0; i < unnamed->table_count; i++) {
         table_path(vs->dir, unnamed->tables[i], path, path_size);
-        int error = env_unlink(vs->env, path);
-        if (error)
-            logger_write(&vs->log, LSM_LOG_WARNING, "%s: not in use, but can't be deleted: %s", path,
-                         strerror(-error));
-        else
-            logger_write(&vs->log, LSM_LOG_DEBUG, "%s: deleted, was not in use", path);
+        delete_orphan(vs, path);
+    }
+    for (size_t i = 0; i < unnamed->blob_count; i++) {
+        blob_path(vs->dir, unnamed->blobs[i], path, path_size);
+        delete_orphan(vs, path);
     }
     free(path);
     return 0;
@@ -347,7 +432,7 @@ int vset_open(const struct vset_options *options, struct vset **out)
     if (!rc) {
         vs->identity = contents.identity;
         for (unsigned i = 0; !rc && i < vs->identity.shards; i++)
-            rc = build_shard(vs, i, &replay.shards[i]);
+            rc = build_shard(vs, i, &replay.shards[i], &replay.blobs[i]);
     }
     replay_free(&replay);
     if (!rc)

@@ -62,7 +62,9 @@ struct wal_options {
     void *arg; /* of the callbacks */
     /* Records the use in the manifest and syncs it. Called by the helper thread or inside wal_prepare. */
     int (*use)(void *arg, const struct wal_use *use);
-    uint64_t (*new_number)(void *arg);    /* a file number never used before */
+    uint64_t (*new_number)(void *arg); /* a file number never used before */
+    int (*before_sync)(
+        void *arg); /* brings what records name to the medium; an error fails the log. May be NULL */
     void (*failed)(void *arg, int error); /* once, when the log fails: the store turns read-only */
     /* No space for a new segment: true if some was made and it is worth another try. NULL: never. */
     bool (*no_space)(void *arg, uint64_t bytes);
@@ -140,6 +142,11 @@ struct wal_recovery {
     bool rewrite; /* write the surviving segments again and sync them (not for read-only opening) */
     struct logger log;
     void *arg;
+    /*
+     * Called for each batch record that is not known to be on the medium, before replay: *good = false makes it a bad
+     * one. May be NULL.
+     */
+    int (*verify)(void *arg, const void *payload, size_t payload_bytes, bool *good);
     /* Called for each batch record in LSN order. An error stops recovery and is returned. */
     int (*replay)(void *arg, lsn_t lsn, const void *payload, size_t payload_bytes);
     void (*progress)(void *arg, uint64_t done, uint64_t total); /* or NULL */

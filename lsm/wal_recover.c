@@ -181,6 +181,11 @@ static int check_payload(struct recovery *c, lsn_t pos, struct record *rec, enum
         return 0;
     rec->payload = p + WAL_HEADER_BYTES;
     rec->end = pos + bytes;
+    if (c->r->verify && rec->header.type == WAL_BATCH && !c->use->end && rec->end > c->r->synced) {
+        rc = c->r->verify(c->r->arg, rec->payload, length, &good);
+        if (rc || !good)
+            return rc;
+    }
     *verdict = GOOD;
     return 0;
 }

@@ -71,7 +71,9 @@ static void lead_sync(struct wal *wal)
     assert(!wal->syncing && to > wal->synced);
     wal->syncing = true;
     pthread_mutex_unlock(&wal->lock);
-    int rc = sync_segments(wal, s, to);
+    int rc = wal->options.before_sync ? wal->options.before_sync(wal->options.arg) : 0;
+    if (!rc)
+        rc = sync_segments(wal, s, to);
     if (rc && !mutant("failed sync of the log ignored"))
         wal_fail(wal, rc, "a sync");
     pthread_mutex_lock(&wal->lock);

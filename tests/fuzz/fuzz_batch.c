@@ -20,8 +20,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         check_inside(data, size, change.key, change.key_len);
         check_inside(data, size, change.value, change.value_len);
         fuzz_check(change.key_len <= LSM_KEY_MAX && change.value_len <= LSM_VALUE_MAX);
-        fuzz_check(change.type == ENTRY_PUT || change.type == ENTRY_DELETE || change.type == ENTRY_MERGE ||
-                   change.type == ENTRY_RANGE_DELETE);
+        fuzz_check(change.type <= ENTRY_RANGE_DELETE);
         if (change.route)
             check_inside(data, size, change.route, change.route_len);
         if (change.type == ENTRY_RANGE_DELETE)

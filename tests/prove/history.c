@@ -14,6 +14,7 @@
 
 #define VALUE_MAX (200u << 10)
 #define BATCH_MAX (240u << 10) /* below a quarter of the smallest segment */
+#define BATCH_MEMORY_MAX (1u << 20)
 #define KEY_BYTES (LSM_KEY_MAX)
 #define DELETES 200u /* more than a small memtable holds */
 #define WORK_STEPS_MAX 10000u
@@ -135,6 +136,8 @@ void profile_make(struct profile *p, uint64_t seed)
         .merges = (unsigned)below(r, 35),
         .ranges = one_in(r, 3) ? 0 : (unsigned)below(r, 40),
     };
+    p->options.blob_min_bytes = one_in(r, 3) ? LSM_BLOB_NEVER : one_in(r, 2) ? 512u << below(r, 4) : 20000;
+    p->options.blob_file_bytes = (16u << 10) << below(r, 6);
     if (one_in(r, 4)) { /* a cold shard pins much of the log */
         p->cold = 97;
         p->large = 200;
@@ -326,7 +329,11 @@ static bool compare_scan(struct run *r, struct lsm_iter *it, const struct model 
             return false;
         }
         const void *value = lsm_iter_value(it, &len);
-        if (!value_is(&m->value[i], value, len)) {
+        if (!value) { /* LSM_KEYS */
+            if (len != m->value[i].len || len < r->profile->options.blob_min_bytes)
+                proof_fail("iterator: key %u has a value of %zu bytes, should have %u", i, len,
+                           m->value[i].len);
+        } else if (!value_is(&m->value[i], value, len)) {
             proof_fail(
                 "iterator: key %u has a wrong value (%zu bytes, sum %llu; should be %u bytes, sum %llu)", i,
                 len, len >= 8 ? (unsigned long long)get_le64(value) : 0, m->value[i].len,
@@ -358,16 +365,45 @@ static int get_all(struct run *r, const struct lsm_snapshot *snapshot, struct ls
     return 0;
 }
 
+/* A part of a value is what the whole value has there. */
+static bool part_is_right(struct run *r, const uint8_t *key, size_t key_len,
+                          const struct lsm_snapshot *snapshot, const struct lsm_value *whole, int *err)
+{
+    uint64_t offset = below(r, whole->len + 10);
+    size_t len = below(r, one_in(r, 2) ? 100 : whole->len + 10), total;
+    struct lsm_value v;
+
+    *err = lsm_get_range(r->db, key, key_len, snapshot, 0, offset, len, &v, &total);
+    if (*err)
+        return true;
+    if (offset > whole->len)
+        offset = whole->len;
+    if (len > whole->len - offset)
+        len = whole->len - offset;
+    bool right = total == whole->len && v.len == len &&
+                 (!len || !memcmp(v.data, (const uint8_t *)whole->data + offset, len));
+    lsm_value_release(&v);
+    return right;
+}
+
 static bool compare_gets(struct run *r, const struct lsm_snapshot *snapshot, const struct model *m)
 {
     struct lsm_value values[MODEL_ALL];
     int results[MODEL_ALL];
     bool good[MODEL_ALL];
+    uint8_t key[KEY_BYTES];
 
     (void)get_all(r, snapshot, values, results); /* each result is looked at */
     for (unsigned i = 0; i < MODEL_ALL; i++) {
         good[i] = results[i] ? !m->value[i].exists
                              : m->value[i].exists && value_is(&m->value[i], values[i].data, values[i].len);
+        int part_err = 0;
+        bool part_good = results[i] || !good[i] || !one_in(r, 4) ||
+                         part_is_right(r, key, key_of(r->profile, i, key), snapshot, &values[i], &part_err);
+        if (!part_good)
+            proof_fail("lsm_get_range: key %u has a wrong part, or length", i);
+        if (part_err)
+            (void)read_failed(r, "lsm_get_range", part_err);
         if (!results[i])
             lsm_value_release(&values[i]);
     }
@@ -387,7 +423,7 @@ static bool compare_gets(struct run *r, const struct lsm_snapshot *snapshot, con
 
 static bool compare(struct run *r, const struct lsm_snapshot *snapshot, const struct model *m)
 {
-    struct lsm_iter_options o = {.snapshot = snapshot};
+    struct lsm_iter_options o = {.snapshot = snapshot, .flags = one_in(r, 4) ? LSM_KEYS : 0};
     struct lsm_iter *it;
     unsigned order[MODEL_ALL];
 
@@ -520,7 +556,8 @@ static void change(struct run *r, struct lsm_batch *b, struct model *next, unsig
         len = 8 + below(r, 6000);
     if (!is_merge && below(r, 1000) < p->large)
         len = 20000 + below(r, VALUE_MAX - 20000);
-    if (lsm_batch_bytes(b) + key_len + len > BATCH_MAX)
+    size_t in_log = len < p->options.blob_min_bytes ? len : 64;
+    if (lsm_batch_log_bytes(r->db, b) + key_len + in_log > BATCH_MAX || lsm_batch_bytes(b) > BATCH_MEMORY_MAX)
         return;
     make_value(value, sum, len);
     if (is_merge)
@@ -748,6 +785,39 @@ static int op_sleep(struct run *r)
     return op_work(r);
 }
 
+/*
+ * With all work done and nobody who holds on to the past, blob files take no more than half as much again as
+ * what is in them, and two files a shard; one value may be larger than a file.
+ */
+static void check_blob_space(struct run *r)
+{
+    const struct lsm_options *o = &r->profile->options;
+    uint64_t alive = 0, bytes = 0, files = 0, file = o->blob_file_bytes;
+    struct lsm_stats *st = proof_memory(NULL, sizeof *st);
+
+    for (unsigned i = 0; i < RUN_SNAPSHOTS; i++)
+        alive += r->own->snapshots[i] ? UINT64_C(1) << 40 : 0;
+    for (unsigned i = 0; i < MODEL_ALL; i++) {
+        const struct model_value *m = &r->states[r->count].value[i];
+        if (m->exists && m->len >= o->blob_min_bytes)
+            alive += m->len;
+        if (m->exists && m->len > file)
+            file = m->len;
+    }
+    if (file < VALUE_MAX && r->profile->large)
+        file = VALUE_MAX;
+    lsm_stats_get(r->db, st);
+    for (unsigned i = 0; i < o->shards; i++) {
+        bytes += st->shard[i].blob_bytes;
+        files += st->shard[i].blob_files;
+        alive += st->shard[i].range_deletes ? UINT64_C(1) << 40 : 0; /* they may wait some time */
+    }
+    if (bytes > alive * 3 / 2 + 2 * o->shards * file)
+        proof_fail("%llu bytes in %llu blob files for %llu bytes alive", (unsigned long long)bytes,
+                   (unsigned long long)files, (unsigned long long)alive);
+    free(st);
+}
+
 /* After commit_ms and the work it brings, everything is on the medium. */
 static int op_settle(struct run *r)
 {
@@ -759,6 +829,7 @@ static int op_settle(struct run *r)
     if (did > 0)
         proof_fail("background work does not end");
     if (did == 0 && !r->sync_lost && !r->errors_allowed) {
+        check_blob_space(r);
         run_synced(r);
         check_durable(r, run_draw(r));
     }

@@ -96,6 +96,17 @@ static const struct defect {
     {"setattr keeps the change time", "fs/short"},
     {"what could not be added to a batch is made good", "fs/memory"},
     {"sync does nothing", "fs/short"},
+    {"blob not synced before the log", "short"},
+    {"directory not synced for a blob", "short"},
+    {"checksum of a blob ignored", "damage"},
+    {"live bytes of blobs not counted", "long"},
+    {"replay does not verify the blobs", "short"},
+    {"recovery does not rewrite the blobs", "fault"},
+    {"a blob file is forgotten before it is flushed", "long"},
+    {"a blob file is forgotten with one pointer left", "long"},
+    {"collection forgets the snapshots", "long"},
+    {"moved values not synced", "long"},
+    {"blobs of a checkpoint forgotten", "long"},
 };
 
 #define DEFECTS (sizeof defects / sizeof defects[0])

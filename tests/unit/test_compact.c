@@ -395,7 +395,8 @@ static struct version *shape_version(struct vset *vs, const struct shape *s)
         for (size_t i = 0; i < s->count[l]; i++)
             add[n++] = (struct version_add){s->files[l][i], l};
     struct version *v;
-    assert_int_equal(version_build(vs, 0, NULL, NULL, 0, add, n, &v), 0); /* checks order and disjointness */
+    assert_int_equal(version_build(vs, 0, NULL, NULL, 0, add, n, NULL, &v),
+                     0); /* checks order and disjointness */
     return v;
 }
 

@@ -40,6 +40,7 @@ static struct lsm *open_store(struct env *env, unsigned flags, int expected)
         .memory_bytes = 8 << 20,
         .write_buffer_bytes = 16 << 10,
         .log_segment_bytes = MIB,
+        .blob_min_bytes = LSM_BLOB_NEVER, /* this is about the log */
         .route = route_first_byte,
         .env = env,
     };

@@ -660,6 +660,7 @@ static void test_edges(void **unused)
     (void)unused;
     struct env *env = env_mem_new();
     struct world *w = new_world(env, "/s", LSM_INLINE);
+    w->options.blob_min_bytes = LSM_BLOB_NEVER;
     struct lsm *second;
     struct lsm_value v;
     w->options.flags &= ~(unsigned)LSM_CREATE;

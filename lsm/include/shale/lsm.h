@@ -10,7 +10,8 @@
  *               -EIO      a checksum did not match or the medium failed; the log names the place
  *               -EROFS    the store is open read-only, or has turned read-only after a failed sync
  *               -ENOSPC   the disk is full; what was there before is untouched. See "A full disk" below
- *               -E2BIG    a batch is larger than a quarter of a log segment, or a key over its limit
+ *               -E2BIG    a batch is larger than a quarter of a log segment, values in blob files not counted,
+ *                         or a key over its limit
  *               -EAGAIN   only with LSM_NOWAIT: the call would have had to wait; nothing was changed
  *               -EUCLEAN  the store is damaged below what had been promised durable
  *               -EBUSY    another process has the store open
@@ -39,8 +40,10 @@ struct lsm_iter;
 struct lsm_snapshot;
 struct env; /* lsm/env.h; NULL everywhere below means the real system */
 
-#define LSM_KEY_MAX 1024u         /* bytes; longer keys are refused with -E2BIG */
-#define LSM_VALUE_MAX (16u << 20) /* bytes; a batch is bounded by the log segment as well */
+#define LSM_KEY_MAX 1024u /* bytes; longer keys are refused with -E2BIG */
+#define LSM_VALUE_MAX \
+    (16u << 20) /* bytes; what is smaller than blob_min_bytes is bounded by the log segment as well */
+#define LSM_BLOB_NEVER SIZE_MAX /* for blob_min_bytes */
 
 /* ---- opening ------------------------------------------------------------------------------- */
 
@@ -82,6 +85,8 @@ struct lsm_options {
     size_t table_bytes;        /* size at which compaction starts a new table; 0: 8 MiB */
     size_t block_bytes;        /* of a table, uncompressed; 0: 8 KiB */
     enum lsm_compression compression;
+    size_t blob_min_bytes;    /* larger values go to blob files, past the log; 0: 16 KiB; LSM_BLOB_NEVER */
+    size_t blob_file_bytes;   /* of one blob file; 0: 32 MiB */
     size_t log_segment_bytes; /* at creation only; 0: 16 MiB. At least 1 MiB */
     size_t log_budget_bytes;  /* unflushed log that triggers flushes; 0: 4 segments */
     unsigned commit_ms;       /* sync at the latest this long after a write; 0: 1000 */
@@ -123,6 +128,7 @@ enum lsm_flags {
     LSM_NOFILL = 1u << 2, /* reads: do not put blocks into the cache (one-off scans) */
     LSM_SHRINK =
         1u << 3, /* lsm_commit: the batch frees space (deletes, shorter values): it may use the reserve */
+    LSM_KEYS = 1u << 4, /* iterators: leave values in blob files unread: see lsm_iter_value */
 };
 
 /* A value that stays valid and unchanged until lsm_value_release. Zero-initialised is empty. */
@@ -150,6 +156,12 @@ struct lsm_key {
 int lsm_multi_get(struct lsm *db, const struct lsm_key *keys, size_t count,
                   const struct lsm_snapshot *snapshot, unsigned flags, struct lsm_value *values,
                   int *results);
+/*
+ * A part of it: bytes [offset, offset + len) as far as the value has them, *total (unless NULL) its whole length. Of a
+ * value in a blob file only that part is read, with at most 32 KiB around it; len 0 asks for the length only.
+ */
+int lsm_get_range(struct lsm *db, const void *key, size_t key_len, const struct lsm_snapshot *snapshot,
+                  unsigned flags, uint64_t offset, size_t len, struct lsm_value *out, size_t *total);
 void lsm_value_release(struct lsm_value *value); /* also of an empty or already released one */
 
 /* ---- writing ------------------------------------------------------------------------------- */
@@ -177,9 +189,11 @@ void lsm_batch_merge(struct lsm_batch *batch, const void *key, size_t key_len, c
 void lsm_batch_delete_range(struct lsm_batch *batch, const void *start, size_t start_len, const void *end,
                             size_t end_len, const void *route_key, size_t route_key_len);
 unsigned lsm_batch_count(const struct lsm_batch *batch);
-size_t lsm_batch_bytes(const struct lsm_batch *batch); /* what it will take in the log */
+size_t lsm_batch_bytes(const struct lsm_batch *batch); /* what it takes in memory, and at most in the log */
+/* What it takes in the log of this store: large values go past it. */
+size_t lsm_batch_log_bytes(const struct lsm *db, const struct lsm_batch *batch);
 
-/* The largest lsm_batch_bytes that lsm_commit takes. */
+/* The largest lsm_batch_log_bytes that lsm_commit takes. */
 size_t lsm_batch_bytes_max(const struct lsm *db);
 
 /*
@@ -231,7 +245,7 @@ struct lsm_iter_options {
     size_t lower_len, upper_len;
     const void *route_key;
     size_t route_key_len;
-    unsigned flags; /* LSM_NOWAIT, LSM_NOFILL */
+    unsigned flags; /* LSM_NOWAIT, LSM_NOFILL, LSM_KEYS */
 };
 
 /*
@@ -249,6 +263,7 @@ void lsm_iter_prev(struct lsm_iter *it);
 bool lsm_iter_valid(const struct lsm_iter *it);
 int lsm_iter_status(const struct lsm_iter *it); /* 0, or why it became invalid */
 const void *lsm_iter_key(const struct lsm_iter *it, size_t *len);
+/* With LSM_KEYS, of a value in a blob file: NULL, and its length. */
 const void *lsm_iter_value(const struct lsm_iter *it, size_t *len);
 
 /* ---- snapshots ----------------------------------------------------------------------------- */
@@ -323,6 +338,11 @@ struct lsm_shard_stats {
     uint64_t range_deletes;   /* in memtables and tables, now */
     uint64_t skipped;         /* deletes, and what they hide, that iterators had to step over */
     uint64_t stall_ns, stalls;
+    /* blob files; garbage: what no table names, of files that are full */
+    uint64_t blob_files, blob_bytes, blob_live_bytes, blob_garbage_bytes;
+    uint64_t blob_bytes_written,
+        blob_bytes_moved; /* by commits; by compaction, out of files that were mostly garbage */
+    uint64_t blob_files_deleted;
 };
 
 struct lsm_stats {
@@ -330,6 +350,8 @@ struct lsm_stats {
     uint64_t batches, batch_bytes; /* accepted since open; user bytes: keys and values */
     uint64_t gets, gets_found;
     struct lsm_latency sync_latency;
+    uint64_t blob_reads,
+        blob_bytes_read; /* values in blob files, or parts of them; bytes that were asked for */
     uint64_t blocks_read, block_bytes_read; /* from files, that is cache misses */
     uint64_t filter_checks, filter_negatives;
     uint64_t written_raw_bytes, written_stored_bytes; /* blocks of tables before and after compression */
@@ -368,11 +390,12 @@ struct lsm_verified {
     uint64_t damaged; /* problems with `damage` set */
     uint64_t notes;   /* other ones */
     uint64_t tables, table_bytes, log_records, log_bytes;
+    uint64_t blob_files, blob_values, blob_bytes; /* values that are named, and what of them could be read */
     bool unreadable; /* MANIFEST can't be read: lsm_open fails, the tables were looked at one by one */
 };
 
 /*
- * Reads every byte of a store that counts (manifest, log up to its end, all blocks of all tables)
+ * Reads every byte of a store that counts (manifest, log up to its end, all blocks of all tables, large values)
  * and checks all that the formats promise. Calls `fn` for each problem; changes nothing. Of the options env, flags (none
  * needed), log and progress are used; progress counts bytes of tables and log. Returns 0 if everything could be looked
  * at, whatever was found. -EBUSY: the store is open for writing. -ENOENT: no store. -ENOTSUP: of a newer release.

@@ -1,0 +1,616 @@
+/*
+ * test_blob.c - values in blob files: the format's decoders, writing and reading, collection, recovery, damage.
+ */
+#include "blob_format.h"
+#include "env.h"
+#include <shale/lsm.h>
+
+#include <errno.h>
+#include <pthread.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#define KIB 1024u
+#define FILE_BYTES (256u * KIB)
+
+static struct lsm_options options_of(struct env *env, unsigned flags)
+{
+    return (struct lsm_options){.flags = LSM_INLINE | flags,
+                                .shards = 1,
+                                .memory_bytes = 8u << 20,
+                                .write_buffer_bytes = 64u * KIB,
+                                .log_segment_bytes = 1u << 20,
+                                .blob_min_bytes = 4u * KIB,
+                                .blob_file_bytes = FILE_BYTES,
+                                .env = env};
+}
+
+static struct lsm *open_store(struct env *env, unsigned flags)
+{
+    struct lsm_options o = options_of(env, flags);
+    struct lsm *db = NULL;
+    assert_int_equal(lsm_open("/s", &o, &db), 0);
+    return db;
+}
+
+static void fill(uint8_t *out, size_t len, unsigned seed)
+{
+    for (size_t i = 0; i < len; i++)
+        out[i] = (uint8_t)(seed * 31 + i * 7 + i / 251);
+}
+
+static void put(struct lsm *db, const char *key, size_t len, unsigned seed)
+{
+    uint8_t *value = malloc(len + 1);
+    assert_non_null(value);
+    fill(value, len, seed);
+    assert_int_equal(lsm_put(db, key, strlen(key), value, len, 0), 0);
+    free(value);
+}
+
+static void check(struct lsm *db, const char *key, const struct lsm_snapshot *snapshot, size_t len,
+                  unsigned seed)
+{
+    struct lsm_value v;
+    uint8_t *value = malloc(len + 1);
+    assert_non_null(value);
+    fill(value, len, seed);
+    assert_int_equal(lsm_get(db, key, strlen(key), snapshot, 0, &v), 0);
+    assert_int_equal(v.len, len);
+    assert_memory_equal(v.data, value, len);
+    lsm_value_release(&v);
+    free(value);
+}
+
+static struct lsm_shard_stats shard_stats(struct lsm *db)
+{
+    static struct lsm_stats st;
+    lsm_stats_get(db, &st);
+    return st.shard[0];
+}
+
+static void work(struct lsm *db)
+{
+    int did;
+    for (unsigned i = 0; (did = lsm_work(db)) > 0; i++)
+        assert_true(i < 10000);
+    assert_int_equal(did, 0);
+}
+
+/* ---- the format ---- */
+
+static void test_pointer(void **unused)
+{
+    (void)unused;
+    uint8_t bytes[BLOB_POINTER_MAX + 1] = {0};
+    const struct blob_pointer good[] = {
+        {1, BLOB_HEADER_BYTES, 1, 0, 1},
+        {7, 1000, 65536, 4096, 8192},
+        {SEQ_MAX, BLOB_OFFSET_MAX, LSM_VALUE_MAX, LSM_VALUE_MAX, 0},
+    };
+    struct blob_pointer p;
+    for (size_t i = 0; i < sizeof good / sizeof good[0]; i++) {
+        size_t len = blob_pointer_encode(&good[i], bytes);
+        assert_int_equal(blob_pointer_decode(bytes, len, &p), 0);
+        assert_int_equal(p.number, good[i].number);
+        assert_int_equal(p.offset, good[i].offset);
+        assert_int_equal(p.extent_bytes, good[i].extent_bytes);
+        assert_int_equal(p.from, good[i].from);
+        assert_int_equal(p.length, good[i].length);
+        for (size_t n = 0; n < len; n++) /* cut, and with something behind it */
+            assert_int_equal(blob_pointer_decode(bytes, n, &p), -EBADMSG);
+        assert_int_equal(blob_pointer_decode(bytes, len + 1, &p), -EBADMSG);
+    }
+    const struct blob_pointer bad[] = {
+        {0, 64, 1, 0, 1},
+        {1, 63, 1, 0, 1},
+        {1, BLOB_OFFSET_MAX + 1, 1, 0, 1},
+        {1, 64, 0, 0, 0},
+        {1, 64, LSM_VALUE_MAX + 1, 0, 1},
+        {1, 64, 10, 11, 0},
+        {1, 64, 10, 5, 6},
+    };
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++)
+        assert_int_equal(blob_pointer_decode(bytes, blob_pointer_encode(&bad[i], bytes), &p), -EBADMSG);
+}
+
+static void test_header(void **unused)
+{
+    (void)unused;
+    struct blob_header h;
+    bool newer;
+    blob_header_encode(5, 99, 3, &h);
+    assert_null(blob_header_check(&h, 5, 99, 3, &newer));
+    assert_non_null(blob_header_check(&h, 6, 99, 3, &newer));
+    assert_non_null(blob_header_check(&h, 5, 98, 3, &newer));
+    assert_non_null(blob_header_check(&h, 5, 99, 2, &newer));
+    for (size_t i = 0; i < sizeof h; i++) {
+        ((uint8_t *)&h)[i] ^= 4;
+        assert_non_null(blob_header_check(&h, 5, 99, 3, &newer));
+        ((uint8_t *)&h)[i] ^= 4;
+    }
+    put_le32(h.version, 2);
+    put_le64(h.checksum, XXH3_64bits(&h, offsetof(struct blob_header, checksum)));
+    assert_non_null(blob_header_check(&h, 5, 99, 3, &newer));
+    assert_true(newer);
+}
+
+/* ---- writing and reading ---- */
+
+static void check_ranges(struct lsm *db, const char *key, size_t len, unsigned seed)
+{
+    static const size_t edges[] = {0, 1, 4095, 4096, 16383, 16384, 16385, 32768, 65535, 65536, 100000};
+    uint8_t *value = malloc(len + 1);
+    assert_non_null(value);
+    fill(value, len, seed);
+    for (size_t i = 0; i < sizeof edges / sizeof edges[0]; i++)
+        for (size_t j = 0; j < sizeof edges / sizeof edges[0]; j++) {
+            struct lsm_value v;
+            size_t total, from = edges[i] < len ? edges[i] : len;
+            size_t want = edges[j] < len - from ? edges[j] : len - from;
+            assert_int_equal(lsm_get_range(db, key, strlen(key), NULL, 0, edges[i], edges[j], &v, &total), 0);
+            assert_int_equal(total, len);
+            assert_int_equal(v.len, want);
+            if (want)
+                assert_memory_equal(v.data, value + from, want);
+            lsm_value_release(&v);
+        }
+    free(value);
+}
+
+static void test_sizes(void **unused)
+{
+    (void)unused;
+    static const size_t sizes[] = {0,     1,     4095,  4096,   16383,  16384,
+                                   16385, 32768, 65536, 100000, 300000, LSM_VALUE_MAX};
+    struct env *env = env_mem_new();
+    struct lsm *db = open_store(env, LSM_CREATE);
+    char key[16];
+    for (unsigned round = 0; round < 3; round++) { /* in memtables, in tables, after reopening */
+        for (unsigned i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+            (void)snprintf(key, sizeof key, "k%02u", i);
+            if (!round)
+                put(db, key, sizes[i], i);
+            check(db, key, NULL, sizes[i], i);
+            if (sizes[i] <= 300000)
+                check_ranges(db, key, sizes[i], i);
+        }
+        if (round == 0) {
+            assert_int_equal(lsm_flush(db), 0);
+        } else if (round == 1) {
+            assert_int_equal(lsm_close(db), 0);
+            db = open_store(env, 0);
+        }
+    }
+    struct lsm_iter *it;
+    struct lsm_iter_options keys = {.flags = LSM_KEYS};
+    for (unsigned pass = 0; pass < 2; pass++) {
+        unsigned n = 0;
+        assert_int_equal(lsm_iter_new(db, pass ? &keys : NULL, &it), 0);
+        for (lsm_iter_first(it); lsm_iter_valid(it); lsm_iter_next(it), n++) {
+            size_t len;
+            const void *value = lsm_iter_value(it, &len);
+            assert_int_equal(len, sizes[n]);
+            assert_true(pass && len >= 4096 ? value == NULL : value != NULL);
+        }
+        assert_int_equal(lsm_iter_status(it), 0);
+        assert_int_equal(n, sizeof sizes / sizeof sizes[0]);
+        lsm_iter_free(it);
+    }
+    assert_int_equal(lsm_close(db), 0);
+    env_mem_free(env);
+}
+
+/* A batch with many large values takes next to nothing of the log; one with many small ones is still too large. */
+static void test_batch(void **unused)
+{
+    (void)unused;
+    struct env *env = env_mem_new();
+    struct lsm *db = open_store(env, LSM_CREATE);
+    struct lsm_batch *b;
+    static struct lsm_stats st;
+    uint8_t value[8192];
+    char key[16];
+    assert_int_equal(lsm_batch_new(&b), 0);
+    for (unsigned i = 0; i < 100; i++) {
+        (void)snprintf(key, sizeof key, "k%03u", i);
+        fill(value, sizeof value, i);
+        lsm_batch_put(b, key, strlen(key), value, sizeof value);
+        lsm_batch_put(b, key, 2, "small", 5);
+    }
+    lsm_batch_delete(b, "k007", 4);
+    assert_true(lsm_batch_bytes(b) > lsm_batch_bytes_max(db));
+    assert_true(lsm_batch_log_bytes(db, b) < lsm_batch_bytes_max(db));
+    assert_int_equal(lsm_commit(db, b, LSM_SYNC), 0);
+    lsm_stats_get(db, &st);
+    assert_true(st.log_bytes < 20000);
+    for (unsigned i = 0; i < 100; i++) {
+        struct lsm_value v;
+        (void)snprintf(key, sizeof key, "k%03u", i);
+        if (i != 7)
+            check(db, key, NULL, sizeof value, i);
+        else
+            assert_int_equal(lsm_get(db, key, 4, NULL, 0, &v), -ENOENT);
+    }
+    lsm_batch_clear(b);
+    for (unsigned i = 0; i < 100; i++)
+        lsm_batch_put(b, "k", 1, value, 4095);
+    assert_int_equal(lsm_commit(db, b, 0), -E2BIG);
+    lsm_batch_free(b);
+    assert_int_equal(lsm_close(db), 0);
+    env_mem_free(env);
+}
+
+/* Beside a large value the other changes of a batch stay what they are, also when they come out of the log again. */
+static void test_batch_replayed(void **unused)
+{
+    (void)unused;
+    struct env *env = env_mem_new();
+    struct lsm *db = open_store(env, LSM_CREATE);
+    struct lsm_batch *b;
+    struct lsm_value v;
+    uint8_t value[8192];
+    put(db, "a", 10, 1);
+    put(db, "b", 10, 2);
+    put(db, "c", 10, 3);
+    assert_int_equal(lsm_batch_new(&b), 0);
+    fill(value, sizeof value, 4);
+    lsm_batch_put(b, "large", 5, value, sizeof value);
+    lsm_batch_delete_range(b, "b", 1, "c", 1, "b", 1);
+    lsm_batch_put(b, "d", 1, value, 10);
+    assert_int_equal(lsm_commit(db, b, 0), 0);
+    lsm_batch_free(b);
+    for (unsigned round = 0; round < 2; round++) {
+        check(db, "a", NULL, 10, 1);
+        assert_int_equal(lsm_get(db, "b", 1, NULL, 0, &v), -ENOENT);
+        check(db, "c", NULL, 10, 3);
+        check(db, "d", NULL, 10, 4);
+        check(db, "large", NULL, sizeof value, 4);
+        assert_int_equal(lsm_close(db), 0);
+        db = open_store(env, 0);
+    }
+    assert_int_equal(lsm_close(db), 0);
+    env_mem_free(env);
+}
+
+/* What may not wait is turned away where a file must be made or read, and changes nothing. */
+static void test_nowait(void **unused)
+{
+    (void)unused;
+    struct env *env = env_mem_new();
+    struct lsm *db = open_store(env, LSM_CREATE);
+    struct lsm_value v;
+    uint8_t value[5000] = {1};
+    assert_int_equal(lsm_put(db, "k", 1, value, sizeof value, LSM_NOWAIT), -EAGAIN);
+    assert_int_equal(lsm_get(db, "k", 1, NULL, 0, &v), -ENOENT);
+    work(db); /* makes the file */
+    assert_int_equal(lsm_put(db, "k", 1, value, sizeof value, LSM_NOWAIT), 0);
+    assert_int_equal(lsm_get(db, "k", 1, NULL, LSM_NOWAIT, &v), -EAGAIN);
+    assert_int_equal(lsm_get(db, "k", 1, NULL, 0, &v), 0);
+    lsm_value_release(&v);
+    assert_int_equal(lsm_close(db), 0);
+    env_mem_free(env);
+}
+
+/* ---- space ---- */
+
+static unsigned blob_files;
+static int count_blob(void *arg, const char *name)
+{
+    (void)arg;
+    blob_files += strstr(name, ".blob") != NULL;
+    return 0;
+}
+
+static unsigned files_on_disk(struct env *env)
+{
+    blob_files = 0;
+    assert_int_equal(env_list(env, "/s", count_blob, NULL), 0);
+    return blob_files;
+}
+
+/* Overwriting does not let the store grow, deleting gives all of it back, and nobody asks for it. */
+static void test_collection(void **unused)
+{
+    (void)unused;
+    struct env *env = env_mem_new();
+    struct lsm *db = open_store(env, LSM_CREATE);
+    char key[16];
+    uint64_t live = 40u * 20000u, most = 0;
+    unsigned version[40] = {0};
+    for (unsigned i = 0; i < 2000; i++) {
+        unsigned k = i < 40 ? i : (i * 7919u) % 40;
+        (void)snprintf(key, sizeof key, "k%02u", k);
+        put(db, key, 20000, version[k] = i);
+        work(db);
+        uint64_t bytes = shard_stats(db).blob_bytes;
+        most = bytes > most ? bytes : most;
+    }
+    assert_true(most <= live * 3 / 2 + 2 * FILE_BYTES + FILE_BYTES);
+    for (unsigned k = 0; k < 40; k++) {
+        (void)snprintf(key, sizeof key, "k%02u", k);
+        check(db, key, NULL, 20000, version[k]);
+    }
+    assert_true(shard_stats(db).blob_bytes_moved > 0);
+    assert_true(shard_stats(db).blob_files_deleted > 50);
+    assert_int_equal(files_on_disk(env), shard_stats(db).blob_files);
+    for (unsigned k = 0; k < 40; k++) {
+        (void)snprintf(key, sizeof key, "k%02u", k);
+        assert_int_equal(lsm_delete(db, key, strlen(key), 0), 0);
+    }
+    work(db);
+    assert_true(shard_stats(db).blob_bytes <= 2 * FILE_BYTES);
+    assert_int_equal(lsm_compact(db), 0);
+    work(db);
+    assert_int_equal(shard_stats(db).blob_live_bytes, 0);
+    assert_true(shard_stats(db).blob_bytes <= FILE_BYTES);
+    assert_int_equal(lsm_close(db), 0);
+    db = open_store(env, 0);
+    assert_int_equal(files_on_disk(env), shard_stats(db).blob_files);
+    assert_int_equal(lsm_close(db), 0);
+    env_mem_free(env);
+}
+
+/* A snapshot and an iterator keep what they see, over collection and all. */
+static void test_readers(void **unused)
+{
+    (void)unused;
+    struct env *env = env_mem_new();
+    struct lsm *db = open_store(env, LSM_CREATE);
+    struct lsm_snapshot *snapshot;
+    struct lsm_iter *it;
+    char key[16];
+    for (unsigned k = 0; k < 20; k++) {
+        (void)snprintf(key, sizeof key, "k%02u", k);
+        put(db, key, 30000, k);
+    }
+    assert_int_equal(lsm_snapshot_new(db, &snapshot), 0);
+    assert_int_equal(lsm_iter_new(db, NULL, &it), 0);
+    for (unsigned i = 0; i < 400; i++) {
+        (void)snprintf(key, sizeof key, "k%02u", i % 20);
+        put(db, key, 30000, 1000 + i);
+        work(db);
+    }
+    assert_int_equal(lsm_compact(db), 0);
+    work(db);
+    unsigned n = 0;
+    for (lsm_iter_first(it); lsm_iter_valid(it); lsm_iter_next(it), n++) {
+        static uint8_t expected[30000];
+        size_t len;
+        const void *value = lsm_iter_value(it, &len);
+        fill(expected, sizeof expected, n);
+        assert_int_equal(len, sizeof expected);
+        assert_memory_equal(value, expected, len);
+    }
+    assert_int_equal(lsm_iter_status(it), 0);
+    assert_int_equal(n, 20);
+    lsm_iter_free(it);
+    for (unsigned k = 0; k < 20; k++) {
+        (void)snprintf(key, sizeof key, "k%02u", k);
+        check(db, key, snapshot, 30000, k);
+        check(db, key, NULL, 30000, 1380 + k);
+    }
+    lsm_snapshot_free(db, snapshot);
+    assert_int_equal(lsm_close(db), 0);
+    env_mem_free(env);
+}
+
+/* ---- damage ---- */
+
+static char problem_file[64], problem_what[300];
+static unsigned problems;
+static void note_problem(void *arg, const struct lsm_problem *p)
+{
+    (void)arg;
+    if (!p->damage)
+        return;
+    problems++;
+    (void)snprintf(problem_file, sizeof problem_file, "%s", p->file);
+    (void)snprintf(problem_what, sizeof problem_what, "%s", p->what);
+}
+
+static int find_blob(void *arg, const char *name)
+{
+    if (strstr(name, ".blob"))
+        (void)snprintf(arg, 64, "/s/%.50s", name);
+    return 0;
+}
+
+/* One flipped bit costs the value it is in, is found and named by verifying, and repair leaves all others. */
+static void test_damage(void **unused)
+{
+    (void)unused;
+    struct env *env = env_mem_new();
+    struct lsm *db = open_store(env, LSM_CREATE);
+    char path[64] = "";
+    uint8_t byte;
+    struct env_file *f;
+    struct lsm_value v;
+    size_t total;
+    put(db, "a", 60000, 1);
+    put(db, "b", 60000, 2);
+    put(db, "c", 60000, 3);
+    assert_int_equal(lsm_compact(db), 0);
+    assert_int_equal(lsm_close(db), 0);
+    assert_int_equal(env_list(env, "/s", find_blob, path), 0);
+    assert_int_equal(env_open(env, path, ENV_READ | ENV_WRITE, &f), 0);
+    uint64_t at = BLOB_HEADER_BYTES + blob_disk_bytes(60000) + 8 * blob_chunks(60000) + 40000;
+    assert_int_equal(env_pread(f, &byte, 1, at), 1);
+    byte ^= 1;
+    assert_int_equal(env_pwrite(f, &byte, 1, at), 0);
+    env_close(f);
+
+    db = open_store(env, 0);
+    check(db, "a", NULL, 60000, 1);
+    check(db, "c", NULL, 60000, 3);
+    assert_int_equal(lsm_get(db, "b", 1, NULL, 0, &v), -EIO);
+    assert_int_equal(lsm_get_range(db, "b", 1, NULL, 0, 0, 4096, &v, &total), 0); /* another chunk */
+    lsm_value_release(&v);
+    assert_int_equal(lsm_get_range(db, "b", 1, NULL, 0, 36000, 100, &v, &total), -EIO);
+    assert_int_equal(lsm_compact(db), 0); /* moves nothing, stops at nothing */
+    assert_int_equal(lsm_close(db), 0);
+
+    struct lsm_options o = options_of(env, 0);
+    struct lsm_verified seen;
+    problems = 0;
+    assert_int_equal(lsm_verify("/s", &o, note_problem, NULL, &seen), 0);
+    assert_int_equal(problems, 1);
+    assert_int_equal(seen.blob_values, 3);
+    assert_string_equal(problem_file, path + 3);
+    assert_non_null(strstr(problem_what, "key b"));
+    struct lsm_repaired repaired;
+    assert_int_equal(lsm_repair("/s", &o, note_problem, NULL, &repaired), 0);
+    assert_true(repaired.done);
+    assert_int_equal(repaired.keys_saved, 2);
+    assert_int_equal(repaired.keys_lost, 1);
+    problems = 0;
+    assert_int_equal(lsm_verify("/s", &o, note_problem, NULL, &seen), 0);
+    assert_int_equal(problems, 0);
+    db = open_store(env, 0);
+    check(db, "a", NULL, 60000, 1);
+    check(db, "c", NULL, 60000, 3);
+    assert_int_equal(lsm_get(db, "b", 1, NULL, 0, &v), -ENOENT);
+    assert_int_equal(lsm_close(db), 0);
+    env_mem_free(env);
+}
+
+/* Without a manifest blob files are found by their headers. */
+static void test_rebuild(void **unused)
+{
+    (void)unused;
+    struct env *env = env_mem_new();
+    struct lsm *db = open_store(env, LSM_CREATE);
+    struct lsm_options o = options_of(env, 0);
+    struct lsm_repaired repaired;
+    struct env_file *f;
+    put(db, "a", 60000, 1);
+    put(db, "b", 60000, 2);
+    put(db, "c", 10, 3);
+    assert_int_equal(lsm_compact(db), 0);
+    assert_int_equal(lsm_close(db), 0);
+    assert_int_equal(env_open(env, "/s/MANIFEST", ENV_READ | ENV_WRITE, &f), 0);
+    assert_int_equal(env_pwrite(f, "damaged", 7, 0), 0);
+    env_close(f);
+    assert_int_equal(lsm_repair("/s", &o, note_problem, NULL, &repaired), 0);
+    assert_true(repaired.rebuilt);
+    assert_int_equal(repaired.keys_saved, 3);
+    db = open_store(env, 0);
+    check(db, "a", NULL, 60000, 1);
+    check(db, "b", NULL, 60000, 2);
+    check(db, "c", NULL, 10, 3);
+    assert_int_equal(lsm_close(db), 0);
+    env_mem_free(env);
+}
+
+/* ---- threads ---- */
+
+#define WRITERS 2u
+#define WRITES 400u
+#define SLOTS 12u
+#define SLOT_BYTES 9000u
+
+struct worker {
+    struct lsm *db;
+    unsigned index;
+    bool *stop;
+    pthread_t thread;
+};
+
+static void make_slot(uint8_t value[SLOT_BYTES], unsigned slot, unsigned round)
+{
+    memset(value, (int)(slot * 16 + round % 16), SLOT_BYTES);
+    put_le32(value, round);
+}
+
+static void *write_slots(void *arg)
+{
+    struct worker *w = arg;
+    uint8_t value[SLOT_BYTES];
+    for (unsigned i = 0; i < WRITES; i++) {
+        uint8_t key[2] = {(uint8_t)w->index, (uint8_t)(i % SLOTS)};
+        make_slot(value, i % SLOTS, i);
+        int err = lsm_put(w->db, key, 2, value, sizeof value, i % 50 == 49 ? LSM_SYNC : LSM_NOWAIT);
+        if (err == -EAGAIN)
+            err = lsm_put(w->db, key, 2, value, sizeof value, 0);
+        assert_int_equal(err, 0);
+    }
+    return NULL;
+}
+
+/* Whatever is read was written so as a whole. */
+static void *read_slots(void *arg)
+{
+    struct worker *w = arg;
+    uint8_t expected[SLOT_BYTES];
+    for (unsigned i = 0; !__atomic_load_n(w->stop, __ATOMIC_RELAXED); i++) {
+        uint8_t key[2] = {(uint8_t)(i % WRITERS), (uint8_t)(i / WRITERS % SLOTS)};
+        struct lsm_value v;
+        int err = lsm_get(w->db, key, 2, NULL, 0, &v);
+        if (err == -ENOENT)
+            continue;
+        assert_int_equal(err, 0);
+        assert_int_equal(v.len, SLOT_BYTES);
+        make_slot(expected, key[1], get_le32(v.data));
+        assert_memory_equal(v.data, expected, SLOT_BYTES);
+        lsm_value_release(&v);
+        if (i % 100)
+            continue;
+        struct lsm_iter *it;
+        assert_int_equal(lsm_iter_new(w->db, NULL, &it), 0);
+        for (lsm_iter_first(it); lsm_iter_valid(it); lsm_iter_next(it)) {
+            size_t len;
+            const uint8_t *value = lsm_iter_value(it, &len);
+            assert_int_equal(len, SLOT_BYTES);
+            assert_int_equal(value[4], value[SLOT_BYTES - 1]);
+        }
+        assert_int_equal(lsm_iter_status(it), 0);
+        lsm_iter_free(it);
+    }
+    return NULL;
+}
+
+/* Writers, readers, syncs, and the shards' threads that flush, collect and forget under them. */
+static void test_threads(void **unused)
+{
+    (void)unused;
+    struct env *env = env_mem_new();
+    struct lsm_options o = options_of(env, LSM_CREATE);
+    struct worker writers[WRITERS], reader;
+    struct lsm *db;
+    bool stop = false;
+    o.flags = LSM_CREATE;
+    o.shards = 2;
+    o.commit_ms = 5;
+    assert_int_equal(lsm_open("/s", &o, &db), 0);
+    reader = (struct worker){.db = db, .stop = &stop};
+    assert_int_equal(pthread_create(&reader.thread, NULL, read_slots, &reader), 0);
+    for (unsigned i = 0; i < WRITERS; i++) {
+        writers[i] = (struct worker){.db = db, .index = i};
+        assert_int_equal(pthread_create(&writers[i].thread, NULL, write_slots, &writers[i]), 0);
+    }
+    for (unsigned i = 0; i < WRITERS; i++)
+        assert_int_equal(pthread_join(writers[i].thread, NULL), 0);
+    assert_int_equal(lsm_compact(db), 0);
+    __atomic_store_n(&stop, true, __ATOMIC_RELAXED);
+    assert_int_equal(pthread_join(reader.thread, NULL), 0);
+    assert_int_equal(lsm_close(db), 0);
+    env_mem_free(env);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_pointer),        cmocka_unit_test(test_header),
+        cmocka_unit_test(test_sizes),          cmocka_unit_test(test_batch),
+        cmocka_unit_test(test_batch_replayed), cmocka_unit_test(test_nowait),
+        cmocka_unit_test(test_collection),     cmocka_unit_test(test_readers),
+        cmocka_unit_test(test_damage),         cmocka_unit_test(test_rebuild),
+        cmocka_unit_test(test_threads),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
