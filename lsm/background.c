@@ -351,7 +351,8 @@ struct at_work {
     uint64_t claimed, written;
     uint64_t moves;                     /* bytes of values in blob files that may be moved */
     bool dry;                           /* only counts what would be dropped */
-    uint64_t read_bytes, dropped_bytes; /* result */
+    uint64_t read_bytes, dropped_bytes; /* result, of tables */
+    uint64_t dropped_blob_bytes;        /* result */
     bool bad_input;                     /* result: it failed because of what it read, and would again */
 };
 
@@ -522,6 +523,7 @@ static int rewrite_tables(struct shard *s, const struct compaction *c, struct at
         work->bad_input |= r.bad_input;
         work->read_bytes = r.bytes_read;
         work->dropped_bytes = r.dropped_bytes;
+        work->dropped_blob_bytes = r.dropped_blob_bytes;
     }
     if (!err && moving) /* the values are on the medium before the tables that name them are installed */
         err = blob_move_end(s);
@@ -605,7 +607,7 @@ static int purge_once(struct shard *s)
         } else {
             result = rewrite_tables(s, &c, &work);
             if (!result)
-                compaction_looked(&c, oldest, work.read_bytes, work.dropped_bytes);
+                compaction_looked(&c, oldest, work.read_bytes, work.dropped_bytes, work.dropped_blob_bytes);
         }
         compaction_release(&c);
         if (result)

@@ -217,7 +217,7 @@ static int bad(const struct blob_file *f, bool quiet, uint64_t offset, const cha
 {
     if (!quiet)
         (void)logger_corrupt(f->log, f->path, offset, "%s", what);
-    return -EIO;
+    return -EBADMSG;
 }
 
 static int read_exactly(struct blob_file *f, void *buf, size_t len, uint64_t offset, bool quiet)
@@ -290,5 +290,5 @@ int blob_read(struct blob_file *f, const struct blob_pointer *p, uint32_t from, 
     if (!err && !whole)
         memcpy(buf, data + skip, len);
     free(own);
-    return err;
+    return err == -EBADMSG ? -EIO : err;
 }

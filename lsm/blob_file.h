@@ -81,7 +81,8 @@ int blob_read(struct blob_file *f, const struct blob_pointer *p, uint32_t from, 
 
 /*
  * The whole extent as it is in the file, in *extent (malloc'ed, blob_disk_bytes(extent_bytes)), verified: for
- * recovery, which writes it again.
+ * recovery, which writes it again. -EBADMSG: it is not what was written, or the file ends in it, or is missing. Any
+ * other error, -EIO too, is of reading it, and says nothing about what is there.
  */
 int blob_extent_read(struct blob_file *f, const struct blob_pointer *p, bool quiet, uint8_t **extent);
 

@@ -50,7 +50,7 @@ int blob_load(struct lsm *db, const struct version *v, const uint8_t *pointer, s
     if (part.len == p.extent_bytes) { /* where it lies in the buffer it is handed out */
         int err = blob_extent_read(f, &p, false, &buf);
         if (err)
-            return err;
+            return err == -EBADMSG ? -EIO : err;
         out->data = buf + (size_t)8 * blob_chunks(p.extent_bytes);
     } else {
         buf = malloc(part.len);

@@ -8,7 +8,8 @@
  *
  * A file that the manifest does not know (any more) is named by nothing above the synced mark: it was made known
  * before its first use, and the edit that forgets one carries a synced mark above all that named it. So a record that
- * does name one proves that somebody has replaced the manifest by an older copy.
+ * does name one proves that somebody has replaced the manifest by an older copy. A known file that is missing is damage
+ * as well: it had its name on the medium before its first use. And a value that can't be read is an error, not an end.
  *
  * Threads: one, before the log is opened.
  */
@@ -24,7 +25,10 @@ struct blob_recovery {
     size_t count, capacity;
 };
 
-/* *good: every value that the batch names is as it was written. -EUCLEAN: it names a file that nobody knows. Else errors are of reading or writing. */
+/*
+ * *good: every value that the batch names is as it was written. -EUCLEAN: it names a file that nobody knows, or that is
+ * missing. Else errors are of reading or writing.
+ */
 int blob_recovery_record(struct blob_recovery *r, const void *payload, size_t len, bool *good);
 /* Brings what was written again to the medium; releases what r holds in any case. */
 int blob_recovery_finish(struct blob_recovery *r, int err);

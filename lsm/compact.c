@@ -316,10 +316,12 @@ static int emit(struct run *r, uint64_t seq, enum entry_type type, const void *v
     if (type == ENTRY_BLOB && r->job->move) {
         if (value_len > sizeof pointer)
             return bad_input(r, "an entry is no pointer into a blob file");
-        memcpy(pointer, value, value_len);
+        size_t old_len = value_len;
+        memcpy(pointer, value, old_len);
         rc = r->job->move(r->job->move_arg, pointer, &value_len);
         struct blob_pointer to;
-        if (!rc && memcmp(pointer, value, value_len) != 0 && !blob_pointer_decode(pointer, value_len, &to))
+        if (!rc && (value_len != old_len || memcmp(pointer, value, old_len) != 0) &&
+            !blob_pointer_decode(pointer, value_len, &to))
             r->unyielded_bytes += to.length;
         if (rc)
             return rc;
@@ -509,12 +511,12 @@ static void begin_cover(struct run *r)
     }
 }
 
-/* What dropping it gives back, sooner or later. */
-static uint64_t value_bytes(const struct iter *it)
+/* What dropping it gives back sooner or later, beside what it has in the table. */
+static uint64_t blob_bytes(const struct iter *it)
 {
     struct blob_pointer p;
     bool is_blob = it->key.type == ENTRY_BLOB && !blob_pointer_decode(it->value, it->value_len, &p);
-    return is_blob ? p.length : it->value_len;
+    return is_blob ? p.length : 0;
 }
 
 static int take_version(struct run *r, const struct iter *it)
@@ -525,7 +527,8 @@ static int take_version(struct run *r, const struct iter *it)
     size_t stratum = stratum_of(r->job, it->key.seq);
     if (is_hidden(r, stratum)) {
         r->dropped++;
-        r->result->dropped_bytes += it->key.len + value_bytes(it);
+        r->result->dropped_bytes += it->key.len + it->value_len;
+        r->result->dropped_blob_bytes += blob_bytes(it);
         return 0;
     }
     if (stratum == r->closed_stratum) {

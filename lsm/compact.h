@@ -53,15 +53,16 @@ struct compact_job {
      */
     struct iter *above;
     const struct ranges *above_ranges;
-    bool dry; /* writes nothing: dropped_bytes is the result */
+    bool dry; /* writes nothing: dropped_bytes and dropped_blob_bytes are the result */
 };
 
 struct compact_result {
     struct table_meta *tables; /* malloc'ed, each synced; compact_result_free releases */
     size_t count;
     uint64_t entries_in, entries_out, dropped, bytes_read, bytes_written;
-    uint64_t dropped_bytes; /* keys and values of what `above` hides */
-    bool bad_input;         /* with an error: the input is damaged; trying again is in vain */
+    uint64_t dropped_bytes;      /* keys and values of what `above` hides, as they are in the table */
+    uint64_t dropped_blob_bytes; /* and what their pointers mean in blob files */
+    bool bad_input;              /* with an error: the input is damaged; trying again is in vain */
 };
 
 /*

@@ -16,6 +16,7 @@
  */
 #include "vset_internal.h"
 
+#include <assert.h>
 #include <stdlib.h>
 
 #define WORTH_SHARE 16u          /* of a table must be hidden ... */
@@ -64,14 +65,15 @@ static uint64_t look_over(struct compaction *c, const struct version *v, unsigne
 }
 
 void compaction_looked(const struct compaction *c, uint64_t oldest_snapshot, uint64_t read_bytes,
-                       uint64_t hidden_bytes)
+                       uint64_t hidden_bytes, uint64_t hidden_blob_bytes)
 {
     struct table_file *f = c->inputs[0][0];
     f->looked_seq = c->above_seq;
     f->looked_snapshot = oldest_snapshot;
-    f->hidden_bytes = hidden_bytes;
+    f->hidden_bytes = hidden_bytes + hidden_blob_bytes;
+    assert(hidden_bytes <= read_bytes);
     double kept = read_bytes ? 1.0 - (double)hidden_bytes / (double)read_bytes : 0;
-    f->kept_bytes = (uint64_t)((double)f->meta.bytes * kept);
+    f->kept_bytes = kept > 0 ? (uint64_t)((double)f->meta.bytes * kept) : 0;
 }
 
 static bool is_worth(const struct table_file *f, bool desperate)

@@ -265,9 +265,12 @@ bool compaction_pick_purge(struct version *v, uint64_t oldest_snapshot, bool des
 /* All entries of the newer tables, in order, and their range deletes. c must outlive the iterator. */
 int compaction_above(const struct compaction *c, const uint64_t *snapshots, size_t snapshot_count,
                      struct iter **out, struct ranges *ranges);
-/* The table was read: of so many bytes of keys and values the newer ones hide so many, with this oldest snapshot. */
+/*
+ * The table was read: of so many bytes of keys and values in it the newer ones hide so many, and with them so many
+ * in blob files, with this oldest snapshot.
+ */
 void compaction_looked(const struct compaction *c, uint64_t oldest_snapshot, uint64_t read_bytes,
-                       uint64_t hidden_bytes);
+                       uint64_t hidden_bytes, uint64_t hidden_blob_bytes);
 /*
  * One for the sake of deletes, if nothing else is due: tables with deletes from before `old_s` (seconds since 1970),
  * and, if reads suffer from them (`urgent`), level 0 as soon as one table there has many.

@@ -2,7 +2,8 @@
  * test_blob.c - values in blob files: the format's decoders, writing and reading, collection, recovery, damage.
  */
 #include "blob_format.h"
-#include "env.h"
+#include "env_sim.h"
+#include "version.h"
 #include <shale/lsm.h>
 
 #include <errno.h>
@@ -479,6 +480,86 @@ static void test_damage(void **unused)
     env_mem_free(env);
 }
 
+/* A store that was killed with one large value and `small` small ones in its log, none of them synced. */
+static struct env *killed_store(unsigned small)
+{
+    struct env *env = env_sim_new(1), *copy;
+    struct lsm *db = open_store(env, LSM_CREATE);
+    char key[16];
+    put(db, "large", 60000, 1);
+    for (unsigned i = 0; i < small; i++) {
+        (void)snprintf(key, sizeof key, "k%03u", i);
+        put(db, key, 10, i);
+    }
+    copy = env_sim_clone(env, 2);
+    assert_int_equal(lsm_close(db), 0);
+    env_sim_free(env);
+    return copy;
+}
+
+/* No crash takes a file that was in use: the records behind the one that needs it are not to be dropped for it. */
+static void test_missing_at_recovery(void **unused)
+{
+    (void)unused;
+    struct env *env = killed_store(100);
+    struct lsm_options o = options_of(env, 0);
+    struct lsm_verified seen;
+    struct lsm *db;
+    char path[64] = "";
+    assert_int_equal(env_list(env, "/s", find_blob, path), 0);
+    struct env *whole = env_sim_clone(env, 3);
+    assert_int_equal(env_unlink(env, path), 0);
+    assert_int_equal(lsm_open("/s", &o, &db), -EUCLEAN);
+    problems = 0;
+    assert_int_equal(lsm_verify("/s", &o, note_problem, NULL, &seen), 0);
+    assert_true(problems > 0);
+    env_sim_free(env);
+    db = open_store(whole, 0);
+    check(db, "large", NULL, 60000, 1);
+    check(db, "k099", NULL, 10, 99);
+    assert_int_equal(lsm_close(db), 0);
+    env_sim_free(whole);
+}
+
+/* Only the extents of blob files, behind their headers: of what is asked for, the first bytes could be read. */
+static struct sim_fault fail_extents(void *arg, const struct sim_call *call)
+{
+    (void)arg;
+    bool extent = call->op == SIM_PREAD && strstr(call->path, ".blob") && call->bytes > 4096;
+    return (struct sim_fault){extent ? -EIO : 0, false};
+}
+
+/* What can't be read now is no end of the log: opening fails, and nothing is lost. */
+static void test_read_error_at_recovery(void **unused)
+{
+    (void)unused;
+    struct env *env = killed_store(100);
+    struct lsm_options o = options_of(env, 0);
+    struct lsm *db;
+    env_sim_hook(env, fail_extents, NULL);
+    assert_int_equal(lsm_open("/s", &o, &db), -EIO);
+    env_sim_hook(env, NULL, NULL);
+    db = open_store(env, 0);
+    check(db, "large", NULL, 60000, 1);
+    check(db, "k099", NULL, 10, 99);
+    assert_int_equal(lsm_close(db), 0);
+    env_sim_free(env);
+}
+
+/* What newer tables hide in blob files makes a purge worth it, but takes nothing off the table that is left. */
+static void test_purge_counts(void **unused)
+{
+    (void)unused;
+    struct table_file f = {.meta.bytes = 3000};
+    struct table_file *inputs[1] = {&f};
+    struct compaction c = {.inputs = {inputs}, .count = {1}, .purge = true};
+    compaction_looked(&c, SEQ_MAX, 2000, 500, 64u * KIB * 20);
+    assert_int_equal(f.hidden_bytes, 500 + 64u * KIB * 20);
+    assert_int_equal(f.kept_bytes, 2250);
+    compaction_looked(&c, SEQ_MAX, 2000, 2000, 64u * KIB * 80);
+    assert_int_equal(f.kept_bytes, 0);
+}
+
 /* Without a manifest blob files are found by their headers. */
 static void test_rebuild(void **unused)
 {
@@ -605,11 +686,19 @@ static void test_threads(void **unused)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_pointer),        cmocka_unit_test(test_header),
-        cmocka_unit_test(test_sizes),          cmocka_unit_test(test_batch),
-        cmocka_unit_test(test_batch_replayed), cmocka_unit_test(test_nowait),
-        cmocka_unit_test(test_collection),     cmocka_unit_test(test_readers),
-        cmocka_unit_test(test_damage),         cmocka_unit_test(test_rebuild),
+        cmocka_unit_test(test_pointer),
+        cmocka_unit_test(test_header),
+        cmocka_unit_test(test_sizes),
+        cmocka_unit_test(test_batch),
+        cmocka_unit_test(test_batch_replayed),
+        cmocka_unit_test(test_nowait),
+        cmocka_unit_test(test_collection),
+        cmocka_unit_test(test_readers),
+        cmocka_unit_test(test_damage),
+        cmocka_unit_test(test_rebuild),
+        cmocka_unit_test(test_missing_at_recovery),
+        cmocka_unit_test(test_read_error_at_recovery),
+        cmocka_unit_test(test_purge_counts),
         cmocka_unit_test(test_threads),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
