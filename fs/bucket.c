@@ -51,7 +51,9 @@ static bool read_entry(struct reader *r, fs_id dir, struct bucket_entry *e)
     if (r->bad || head > (HAS_RECORD | INDEX_MASK) || !type_valid(e->type))
         return false;
     /* What the kernel believes of us: no name leads anywhere else, nothing is an id with a meaning of its own. */
-    return fs_name_check(e->name, e->name_len, -EINVAL) == 0 && (e->id & ID_SERIAL_MASK) >= ID_SERIAL_FIRST;
+    uint64_t serial = e->id & ID_SERIAL_MASK;
+    return fs_name_check(e->name, e->name_len, -EINVAL) == 0 && serial >= ID_SERIAL_FIRST &&
+           serial < FS_ID_TEXT_FIRST;
 }
 
 int bucket_decode(const void *bytes, size_t len, struct bucket *b)

@@ -183,7 +183,7 @@ static int reap(struct fs *fs, fs_id id)
     return r;
 }
 
-/* One step. 1: go on, 0: nothing to do, -ENOSPC, -ENOMEM: try again later. */
+/* One step. 1: go on, 0: nothing to do, -ENOSPC, -ENOMEM, -EINTR: try again later. */
 static int work(struct reaper *r)
 {
     int e;
@@ -193,7 +193,7 @@ static int work(struct reaper *r)
     if (r->current == 0)
         return 0;
     e = reap(r->fs, r->current);
-    if (e == -ENOSPC || e == -ENOMEM)
+    if (e == -ENOSPC || e == -ENOMEM || e == -EINTR)
         return e;
     if (e < 0)
         fs_log(r->fs, LSM_LOG_ERROR,

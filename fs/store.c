@@ -103,6 +103,9 @@ void fs_lsm_options(struct lsm_options *lsm)
     lsm->route = route;
     lsm->merge = record_merge;
     lsm->callback_arg = NULL;
+    /* On a full disk the space of files deleted here and there in blob files must come back first. */
+    if (!lsm->blob_min_bytes)
+        lsm->blob_min_bytes = LSM_BLOB_NEVER;
 }
 
 /* ---- opening ---- */

@@ -29,13 +29,18 @@
 
 #define PATH_EXTRA 32u /* of a file in a directory: slash, number, suffix */
 
+/* A segment of the log of which a part was copied. */
+struct copied_log {
+    uint64_t number, bytes, segment_bytes;
+};
+
 struct checkpoint {
     struct lsm *db;
     const char *dir;
     lsn_t end;
     struct version *versions[SHARDS_MAX];
     struct manifest *manifest;
-    uint64_t *logs; /* numbers of the segments that were copied */
+    struct copied_log *logs;
     size_t log_count;
     char *from, *to; /* room for a path each */
     size_t from_size, to_size;
@@ -54,23 +59,15 @@ static void table_paths(struct checkpoint *c, uint64_t number)
     table_path(c->dir, number, c->to, c->to_size);
 }
 
-/* What of a use lies below the end. The file gets its whole size: recovery takes no segment of another one. */
+/* What of a use lies below the end. */
 static int copy_segment(struct checkpoint *c, const struct wal_use *use)
 {
-    struct env *env = c->db->env;
-    struct env_file *file;
     uint64_t bytes = c->end - use->base;
 
+    bytes = bytes < use->bytes ? bytes : use->bytes;
     log_paths(c, use->number);
-    c->logs[c->log_count++] = use->number;
-    int err = file_copy(env, c->from, c->to, bytes < use->bytes ? bytes : use->bytes);
-    if (!err)
-        err = env_open(env, c->to, ENV_READ | ENV_WRITE, &file);
-    if (err)
-        return err;
-    err = env_truncate(file, use->bytes);
-    env_close(file);
-    return err;
+    c->logs[c->log_count++] = (struct copied_log){use->number, bytes, use->bytes};
+    return file_copy(c->db->env, c->from, c->to, bytes);
 }
 
 static int copy_log(struct checkpoint *c)
@@ -162,19 +159,30 @@ static int link_blobs(struct checkpoint *c)
     return err;
 }
 
-static int sync_logs(struct checkpoint *c)
+/*
+ * A segment is used again later and relies on every byte being written: so the rest of it is, as that of a new one.
+ */
+static int finish_log(struct checkpoint *c, const struct copied_log *log)
+{
+    struct env_file *file;
+
+    log_paths(c, log->number);
+    int err = env_open(c->db->env, c->to, ENV_READ | ENV_WRITE, &file);
+    if (err)
+        return err;
+    err = wal_segment_fill(file, log->bytes, log->segment_bytes);
+    if (!err && !mutant("log of a checkpoint not synced"))
+        err = env_sync(file);
+    env_close(file);
+    return err;
+}
+
+static int finish_logs(struct checkpoint *c)
 {
     int err = 0;
 
-    for (size_t i = 0; !err && i < c->log_count; i++) {
-        struct env_file *file;
-        log_paths(c, c->logs[i]);
-        err = env_open(c->db->env, c->to, ENV_READ | ENV_WRITE, &file);
-        if (err)
-            break;
-        err = env_sync(file);
-        env_close(file);
-    }
+    for (size_t i = 0; !err && i < c->log_count; i++)
+        err = finish_log(c, &c->logs[i]);
     return err;
 }
 
@@ -198,7 +206,7 @@ static int sync_parent(struct checkpoint *c)
 
 static int publish(struct checkpoint *c)
 {
-    int err = mutant("log of a checkpoint not synced") ? 0 : sync_logs(c);
+    int err = finish_logs(c);
 
     if (!err) /* before MANIFEST has its name: who finds that one finds all */
         err = env_sync_dir(c->db->env, c->dir);
@@ -220,7 +228,7 @@ static void remove_files(struct checkpoint *c)
         err = env_unlink(env, c->to);
     }
     for (size_t i = 0; i < c->log_count; i++) {
-        log_paths(c, c->logs[i]);
+        log_paths(c, c->logs[i].number);
         rc = env_unlink(env, c->to);
         err = rc && rc != -ENOENT ? rc : err;
     }

@@ -260,7 +260,7 @@ static int carry_shard(struct repair *r, struct lsm *db, struct view *v, unsigne
     for (size_t i = 0; !err && i < v->sealed_count; i++)
         err = memtable_ranges(v->sealed[i], &ranges);
     if (!err)
-        err = ranges_build(&ranges, NULL, 0);
+        err = ranges_build(&ranges, snapshots, snapshot_count);
     job.ranges = &ranges;
     if (!err && (job.expected_entries || ranges.count))
         err = compact_run(&job, &written);

@@ -164,6 +164,15 @@ static int save(struct lsm *db, const struct lsm_snapshot *s)
     return err ? err : vset_apply(db->vset, &edit, NULL, NULL);
 }
 
+/* The manifest may have failed for good: then nothing more is taken. */
+static int named_failed(struct lsm *db, int err)
+{
+    int failed = vset_failed(db->vset);
+    if (failed)
+        db_fail(db, failed, "the manifest can't be written");
+    return err;
+}
+
 int lsm_snapshot_save(struct lsm *db, const char *name)
 {
     if (!named_is_valid(name, strlen(name)))
@@ -190,7 +199,7 @@ int lsm_snapshot_save(struct lsm *db, const char *name)
     pthread_mutex_unlock(&db->named_lock);
     if (err)
         held_free(s);
-    return err;
+    return err ? named_failed(db, err) : 0;
 }
 
 int lsm_snapshot_drop(struct lsm *db, const char *name)
@@ -212,7 +221,7 @@ int lsm_snapshot_drop(struct lsm *db, const char *name)
         held_free(s);
     }
     pthread_mutex_unlock(&db->named_lock);
-    return err;
+    return err ? named_failed(db, err) : 0;
 }
 
 int lsm_snapshot_open(struct lsm *db, const char *name, struct lsm_snapshot **out)

@@ -230,12 +230,15 @@ static int snapshot(struct vset *vs, struct manifest *m, lsn_t synced, lsn_t end
     return rc;
 }
 
-int vset_rollover(struct vset *vs, bool *renamed)
+/* As vset_rollover; the new file says that it needs `incompat`. */
+static int roll_over(struct vset *vs, uint64_t incompat, bool *renamed)
 {
     *renamed = false;
     struct manifest_options o = {vs->env, vs->dir, &vs->log};
+    struct store_identity identity = vs->identity;
     struct manifest *m;
-    int rc = manifest_create(&o, &vs->identity, &m);
+    identity.incompat = incompat;
+    int rc = manifest_create(&o, &identity, &m);
     if (rc)
         return rc;
     rc = snapshot(vs, m, vs->state.synced, SEQ_MAX);
@@ -254,6 +257,8 @@ int vset_rollover(struct vset *vs, bool *renamed)
     vs->rollover_bytes = grown > ROLLOVER_BYTES_MIN ? grown : ROLLOVER_BYTES_MIN;
     return 0;
 }
+
+int vset_rollover(struct vset *vs, bool *renamed) { return roll_over(vs, vs->identity.incompat, renamed); }
 
 int vset_write_copy(struct vset *vs, const char *dir, lsn_t end, struct manifest **out)
 {
@@ -309,21 +314,22 @@ static void roll_over_if_large(struct vset *vs)
     }
 }
 
+/* Others ask vset_has without the lock: the bit is there for them once the medium has it, not sooner. */
 static int require_locked(struct vset *vs, uint64_t features)
 {
-    uint64_t before = vs->identity.incompat;
+    uint64_t incompat = vs->identity.incompat | features;
     int rc = vset_failed(vs);
     if (rc || vset_has(vs, features))
         return rc;
     bool renamed;
-    __atomic_store_n(&vs->identity.incompat, before | features, __ATOMIC_RELEASE);
-    rc = vset_rollover(vs, &renamed);
-    if (!rc) {
-        vs->rollovers++;
-        return 0;
-    }
-    __atomic_store_n(&vs->identity.incompat, before, __ATOMIC_RELEASE);
-    return renamed ? fail(vs, rc, "replacing it failed") : rc;
+    rc = roll_over(vs, incompat, &renamed);
+    if (rc == -ENOSPC && !renamed && made_space(vs, manifest_bytes(vs->manifest)))
+        rc = roll_over(vs, incompat, &renamed);
+    if (rc)
+        return renamed ? fail(vs, rc, "replacing it failed") : rc;
+    __atomic_store_n(&vs->identity.incompat, incompat, __ATOMIC_RELEASE);
+    vs->rollovers++;
+    return 0;
 }
 
 int vset_require(struct vset *vs, uint64_t features)

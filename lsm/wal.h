@@ -170,6 +170,8 @@ struct wal_recovered {
 int wal_recover(const struct wal_recovery *r, struct wal_recovered *out);
 
 /* "NNNNNN.log" under dir; buf has room for dir + 32 bytes. */
+/* Allocates [0, bytes) of a segment's file and writes zeros to what begins at `from`. Not synced. */
+int wal_segment_fill(struct env_file *file, uint64_t from, uint64_t bytes);
 void wal_segment_path(const char *dir, uint64_t number, char *buf, size_t size);
 
 #endif

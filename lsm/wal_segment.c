@@ -82,7 +82,7 @@ static char *path_new(const struct wal *wal, uint64_t number)
     return path;
 }
 
-static int fill(struct env_file *file, uint64_t bytes)
+int wal_segment_fill(struct env_file *file, uint64_t from, uint64_t bytes)
 {
     int rc = env_allocate(file, 0, bytes); /* in one piece, and a full disk is found out before writing */
 
@@ -92,12 +92,14 @@ static int fill(struct env_file *file, uint64_t bytes)
     if (!zeros)
         return -ENOMEM;
     rc = 0;
-    for (uint64_t off = 0; off < bytes && !rc; off += FILL_BYTES) {
-        uint64_t left = bytes - off;
-        rc = env_pwrite(file, zeros, (size_t)(left < FILL_BYTES ? left : FILL_BYTES), off);
+    for (uint64_t off = from; off < bytes && !rc;) {
+        uint64_t left = bytes - off, piece = FILL_BYTES - off % FILL_BYTES;
+        piece = left < piece ? left : piece;
+        rc = env_pwrite(file, zeros, (size_t)piece, off);
+        off += piece;
     }
     free(zeros);
-    return rc ? rc : env_sync(file);
+    return rc;
 }
 
 static int create_file(struct wal *wal, struct segment *s, const char *path)
@@ -107,7 +109,9 @@ static int create_file(struct wal *wal, struct segment *s, const char *path)
     int rc = env_open(env, path, ENV_READ | ENV_WRITE | ENV_CREATE | ENV_EXCL, &s->file);
     if (rc)
         return rc;
-    rc = fill(s->file, wal->options.segment_bytes);
+    rc = wal_segment_fill(s->file, 0, wal->options.segment_bytes);
+    if (!rc)
+        rc = env_sync(s->file);
     if (!rc && !mutant("directory not synced for a segment"))
         rc = env_sync_dir(env, wal->dir);
     if (rc) {

@@ -353,9 +353,13 @@ static void op_statfs(fuse_req_t req, fuse_ino_t ino)
 {
     struct fs_space space;
     struct statvfs st = {0};
-    int rc = fs_statfs(adapter_of(req)->fs, &space);
 
     (void)ino;
+    if (transport_nowait()) { /* it asks the disk, and may meet the reserve being taken */
+        transport_defer(req);
+        return;
+    }
+    int rc = fs_statfs(adapter_of(req)->fs, &space);
     if (rc < 0) {
         reply_result(req, rc);
         return;

@@ -82,6 +82,12 @@ void adapter_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t off, off_
 void adapter_lseek(fuse_req_t req, fuse_ino_t ino, off_t off, int whence, struct fuse_file_info *fi)
 {
     uint64_t found = 0;
+
+    /* Linux asks without writing out what it holds: then only "there are no holes" is right, which this makes of it. */
+    if (adapter_of(req)->writeback) {
+        reply_result(req, -ENOSYS);
+        return;
+    }
     int rc = control_owns(ino) ? -EINVAL : fs_seek(adapter_of(req)->fs, ino, (uint64_t)off, whence, &found);
 
     (void)fi;

@@ -356,6 +356,24 @@ static int submit(struct queue *q, unsigned wait)
     return rc;
 }
 
+static bool holds_too_much(const struct queue *q)
+{
+    return __atomic_load_n(&q->payloads_bytes, __ATOMIC_RELAXED) > PAYLOADS_KEEP_BYTES;
+}
+
+/* What idle payloads hold beyond their first `keep` bytes. */
+static void give_back(struct queue *q, size_t keep)
+{
+    for (unsigned i = 0; i < q->uring->depth; i++) {
+        struct entry *e = &q->entries[i];
+        if (state_of(e) != ENTRY_KERNELS || e->touched <= keep)
+            continue;
+        madvise(e->payload + keep, q->uring->payload_bytes - keep, MADV_DONTNEED);
+        __atomic_fetch_sub(&q->payloads_bytes, e->touched - keep, __ATOMIC_RELAXED);
+        e->touched = keep;
+    }
+}
+
 /*
  * Gives memory of idle payloads back. An entry that is the kernel's holds nothing once its reply was submitted and as
  * long as there is no completion: new requests are put into entries only while this thread is in the kernel
@@ -365,19 +383,14 @@ static int trim(struct queue *q)
 {
     int rc;
 
-    if (__atomic_load_n(&q->payloads_bytes, __ATOMIC_RELAXED) <= PAYLOADS_KEEP_BYTES)
+    if (!holds_too_much(q))
         return 0;
     rc = submit(q, 0);
-    if (rc < 0 || io_uring_cq_ready(&q->ring) > 0)
+    if (rc < 0 || io_uring_cq_ready(&q->ring) > 0 || io_uring_sq_ready(&q->ring) > 0)
         return rc;
-    for (unsigned i = 0; i < q->uring->depth; i++) {
-        struct entry *e = &q->entries[i];
-        if (state_of(e) != ENTRY_KERNELS || e->touched <= PAYLOAD_KEEP_BYTES)
-            continue;
-        madvise(e->payload + PAYLOAD_KEEP_BYTES, q->uring->payload_bytes - PAYLOAD_KEEP_BYTES, MADV_DONTNEED);
-        __atomic_fetch_sub(&q->payloads_bytes, e->touched - PAYLOAD_KEEP_BYTES, __ATOMIC_RELAXED);
-        e->touched = PAYLOAD_KEEP_BYTES;
-    }
+    give_back(q, PAYLOAD_KEEP_BYTES);
+    if (holds_too_much(q)) /* very many that hold a little each */
+        give_back(q, 0);
     return 0;
 }
 

@@ -364,3 +364,23 @@ PYTHON
         wait "$DAEMON"
     done
 }
+
+@test "writeback: cp of a file that a program is still writing to finds no holes in what it wrote" {
+    start_store -o writeback
+    mkfifo "$BATS_TEST_TMPDIR/go"
+    python3 - "$MNT/f" "$BATS_TEST_TMPDIR/go" <<'PY' 3>&- &
+import os, sys
+f = open(sys.argv[1], "wb", buffering=0)
+f.write(b"a" * (1 << 20))
+os.fsync(f.fileno())
+f.write(b"b" * (1 << 20))
+open(sys.argv[2], "w").close()      # both: written,
+open(sys.argv[2], "r").read()       # and copied
+PY
+    local writer=$!
+    cat "$BATS_TEST_TMPDIR/go"
+    cp --sparse=auto "$MNT/f" "$BATS_TEST_TMPDIR/copy"
+    : >"$BATS_TEST_TMPDIR/go"
+    wait "$writer"
+    cmp "$MNT/f" "$BATS_TEST_TMPDIR/copy"
+}

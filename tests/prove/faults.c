@@ -178,7 +178,7 @@ static bool takes_space(const struct sim_call *call)
            call->op == SIM_RENAME || (call->op == SIM_OPEN && call->may_change);
 }
 
-static bool is_table(const char *path) { return strstr(path, ".sst") != NULL; }
+static bool is_table(const char *path) { return strstr(path, ".sst") || strstr(path, ".blob"); }
 
 static struct sim_fault plan_hook(void *arg, const struct sim_call *call)
 {

@@ -951,8 +951,10 @@ static int op_checkpoint(struct run *r)
     (void)snprintf(dir, sizeof dir, "/c%u", r->own->checkpoints++);
     int err = lsm_checkpoint(r->db, dir);
     if (!err) {
+        proof_own_memory = true;
         struct env *image = env_sim_clone(r->env, run_draw(r));
         env_sim_power_cut(image, SIM_LOSE_ALL);
+        proof_own_memory = false;
         size_t mark = proof_enter(" (in a checkpoint)");
         check_copy(r, image, dir);
         proof_leave(mark);
