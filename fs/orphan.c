@@ -13,13 +13,15 @@
 #include <time.h>
 
 #define REAP_QUEUE_MAX 4096u /* ids; beyond, the store itself is the queue */
-#define RETRY_SECONDS 1      /* after -ENOSPC, -ENOMEM: something may have been freed */
+#define RETRY_SECONDS 1      /* after an error: something may have been freed, or mended */
+#define REAP_TRIES 3u        /* after other errors than a want of space or memory */
 
 struct reaper {
     struct fs *fs;
     struct env_thread *thread; /* NULL with LSM_INLINE */
     pthread_mutex_t step;      /* held by whoever works; guards current and the scan's position */
     fs_id current;             /* 0: none */
+    unsigned failures;         /* in a row, of removing it */
     unsigned scan_shard;
     fs_id scan_after;
     pthread_mutex_t lock; /* guards what follows; taken after `step` */
@@ -183,7 +185,15 @@ static int reap(struct fs *fs, fs_id id)
     return r;
 }
 
-/* One step. 1: go on, 0: nothing to do, -ENOSPC, -ENOMEM, -EINTR: try again later. */
+/* Whether another try may go better: what has failed for want of something always, what failed otherwise a few times. */
+static bool is_worth_another(struct reaper *r, int error)
+{
+    if (error == -ENOSPC || error == -ENOMEM)
+        return true;
+    return error != -EROFS && ++r->failures < REAP_TRIES;
+}
+
+/* One step. 1: go on, 0: nothing to do, an error: try again later. */
 static int work(struct reaper *r)
 {
     int e;
@@ -193,8 +203,9 @@ static int work(struct reaper *r)
     if (r->current == 0)
         return 0;
     e = reap(r->fs, r->current);
-    if (e == -ENOSPC || e == -ENOMEM || e == -EINTR)
+    if (e < 0 && is_worth_another(r, e))
         return e;
+    r->failures = 0;
     if (e < 0)
         fs_log(r->fs, LSM_LOG_ERROR,
                "removing the contents of deleted inode %llx failed: %s; the next mount tries again",

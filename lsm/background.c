@@ -544,6 +544,7 @@ static int rewrite_tables(struct shard *s, const struct compaction *c, struct at
     free(snapshots);
     free(edit.add);
     free(edit.remove);
+    work->result = NULL;
     drop_outputs(db, &r, err);
     if (work->claimed)
         space_unclaim(db, work->claimed);

@@ -6,6 +6,7 @@
 #include "coding.h"
 #include "env.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <ftw.h>
 #include <pthread.h>
@@ -16,6 +17,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -316,6 +318,26 @@ static void check_copy(const struct world *w, const char *path, const struct con
     assert_int_equal(lsm_close(copy), 0);
 }
 
+/* A segment is used again one day, and must not need space then. */
+static void check_segments_are_whole(const char *path)
+{
+    DIR *d = opendir(path);
+    struct stat st;
+    unsigned seen = 0;
+
+    assert_non_null(d);
+    for (struct dirent *e; (e = readdir(d));) {
+        if (!strstr(e->d_name, ".log"))
+            continue;
+        assert_int_equal(fstatat(dirfd(d), e->d_name, &st, 0), 0);
+        assert_int_equal(st.st_size, 1 << 20);
+        assert_true(st.st_blocks * 512 >= st.st_size);
+        seen++;
+    }
+    assert_true(seen > 0);
+    closedir(d);
+}
+
 static void on_problem(void *arg, const struct lsm_problem *p)
 {
     (void)arg;
@@ -344,6 +366,7 @@ static void test_checkpoint(void **unused)
         then = now;
         change(w.db, &now, 500);
         struct lsm_verified v;
+        check_segments_are_whole(path);
         assert_int_equal(lsm_verify(path, NULL, on_problem, NULL, &v), 0);
         check_copy(&w, path, &then, &named);
         check(w.db, NULL, &now);
@@ -496,6 +519,41 @@ static void test_repair_keeps(void **unused)
     repaired(false);
 }
 
+/* What a range delete hides from a snapshot stays hidden, also where a later one covers the same. */
+static void test_repair_ranges(void **unused)
+{
+    (void)unused;
+    struct world w;
+    struct lsm_batch *b;
+    struct lsm_repaired r;
+    struct lsm_value v;
+    struct lsm_snapshot *s;
+    unsigned dropped = 0;
+    char command[300];
+
+    world_new(&w, LSM_INLINE);
+    assert_int_equal(lsm_batch_new(&b), 0);
+    assert_int_equal(lsm_put(w.db, "k", 1, "v", 1, 0), 0);
+    lsm_batch_delete_range(b, "a", 1, "z", 1, NULL, 0);
+    assert_int_equal(lsm_commit(w.db, b, 0), 0);
+    assert_int_equal(lsm_snapshot_save(w.db, "before"), 0);
+    assert_int_equal(lsm_commit(w.db, b, 0), 0);
+    lsm_batch_free(b);
+    assert_int_equal(lsm_put(w.db, "later", 5, "a value to be damaged", 21, LSM_SYNC), 0);
+    assert_int_equal(lsm_close(w.db), 0);
+    (void)snprintf(command, sizeof command,
+                   "sed -i 's/a value to be damaged/A value to be damaged/' %s/*.log", w.store);
+    assert_int_equal(system(command), 0);
+    assert_int_equal(lsm_repair(w.store, &w.options, count_drops, &dropped, &r), 0);
+    assert_true(r.done);
+    world_open(&w);
+    assert_int_equal(dropped, 0);
+    assert_int_equal(lsm_snapshot_open(w.db, "before", &s), 0);
+    assert_int_equal(lsm_get(w.db, "k", 1, s, 0, &v), -ENOENT);
+    lsm_snapshot_free(w.db, s);
+    world_end(&w);
+}
+
 int main(void)
 {
     const char *s = getenv("SHALE_SEED");
@@ -512,6 +570,7 @@ int main(void)
         cmocka_unit_test(test_checkpoint_beside_writers),
         cmocka_unit_test(test_repair_drops),
         cmocka_unit_test(test_repair_keeps),
+        cmocka_unit_test(test_repair_ranges),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
