@@ -356,23 +356,43 @@ out:
 
 #define END_MS 2000 /* between an unmounting and our seeing that the connection has ended */
 
-struct check {
-    const char *path;
-    struct stat st;
-    int rc;
-};
-
-static void *check_main(void *arg)
+/*
+ * Has the mount asked by another program, and waits for it. Not by a thread of ours: if we are killed while it waits, the
+ * kernel keeps the thread until it is answered, the device open as long as there is a thread, and so nobody answers.
+ */
+static int ask_from_outside(const char *mountpoint)
 {
-    struct check *c = arg;
-    int fd = place_open_resolved(c->path);
+    const char *argv[] = {"stat", "--", mountpoint, NULL};
+    posix_spawn_file_actions_t quiet;
+    pid_t pid;
+    int status = 0, rc = posix_spawn_file_actions_init(&quiet);
 
-    c->rc = fd < 0 ? fd : fstat(fd, &c->st) < 0 ? -errno : 0;
-    if (fd >= 0)
-        close(fd);
-    if (c->rc == 0 && c->st.st_ino != FS_ID_ROOT)
-        c->rc = -ENOTCONN; /* unmounted again meanwhile */
-    return NULL;
+    if (rc != 0)
+        return -rc;
+    rc = posix_spawn_file_actions_addopen(&quiet, STDOUT_FILENO, "/dev/null", O_WRONLY, 0);
+    if (rc == 0)
+        rc = posix_spawn_file_actions_adddup2(&quiet, STDOUT_FILENO, STDERR_FILENO);
+    if (rc == 0)
+        rc = posix_spawnp(&pid, argv[0], &quiet, NULL, (char *const *)argv, environ);
+    posix_spawn_file_actions_destroy(&quiet);
+    if (rc == ENOENT) /* no such program here: then nobody asks, and the first user's request is the first */
+        return 0;
+    if (rc != 0)
+        return -rc;
+    while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
+        ;
+    return status == 0 ? 0 : -ENOTCONN;
+}
+
+/* What is mounted there, of which the kernel alone is asked. */
+static int look_at(const char *mountpoint, dev_t *dev)
+{
+    struct statx st;
+
+    if (statx(AT_FDCWD, mountpoint, AT_STATX_DONT_SYNC, STATX_INO, &st) < 0)
+        return -errno;
+    *dev = makedev(st.stx_dev_major, st.stx_dev_minor);
+    return st.stx_ino == FS_ID_ROOT ? 0 : -ENOTCONN; /* unmounted again meanwhile */
 }
 
 /*
@@ -402,20 +422,17 @@ static bool ends_soon(const struct session *s)
 
 int session_check(struct session *s)
 {
-    struct check c = {.path = s->mountpoint};
-    pthread_t thread;
-    int rc = -pthread_create(&thread, NULL, check_main, &c);
+    dev_t dev = 0;
+    int rc = ask_from_outside(s->mountpoint);
 
-    if (rc == 0) {
-        pthread_join(thread, NULL);
-        rc = c.rc;
-    }
+    if (rc == 0)
+        rc = look_at(s->mountpoint, &dev);
     if (rc == -ENOTCONN && ends_soon(s))
         return 0;
     if (rc < 0)
         log_tell("the mount on %s does not answer: %s", s->mountpoint, strerror(-rc));
     else
-        s->dev = c.st.st_dev;
+        s->dev = dev;
     if (rc == 0)
         set_readahead(s->dev);
     return rc;
