@@ -557,7 +557,8 @@ static int rewrite_tables(struct shard *s, const struct compaction *c, struct at
     return err;
 }
 
-static bool pick(struct shard *s, struct version *v, lsn_t until, struct compaction *c)
+/* With `collect` also what is done for blob files only. */
+static bool pick(struct shard *s, struct version *v, lsn_t until, bool collect, struct compaction *c)
 {
     struct lsm *db = s->db;
     uint64_t oldest = snapshot_oldest(db);
@@ -565,8 +566,8 @@ static bool pick(struct shard *s, struct version *v, lsn_t until, struct compact
         return compaction_pick_all(db->vset, v, oldest, until, c);
     /* On a full disk what frees the space of blob files goes first. */
     bool tight = space_is_tight(db);
-    return (tight && blob_pick(s, v, oldest, c)) || compaction_pick(db->vset, v, oldest, c) ||
-           shard_pick_deletes(s, v, oldest, c) || (!tight && blob_pick(s, v, oldest, c));
+    return (collect && tight && blob_pick(s, v, oldest, c)) || compaction_pick(db->vset, v, oldest, c) ||
+           shard_pick_deletes(s, v, oldest, c) || (collect && !tight && blob_pick(s, v, oldest, c));
 }
 
 /* ---- on a full disk ---- */
@@ -616,6 +617,24 @@ static int purge_once(struct shard *s)
     }
 }
 
+/*
+ * Claims what the compaction writes: its tables, and the values in blob files that it moves, of which it moves none if there
+ * is not enough for both. One that is there to move them is of no use without.
+ */
+static bool claim_space(struct shard *s, const struct compaction *c, struct at_work *w)
+{
+    bool collects = c->reason[0] == 'b' && c->from == c->to;
+    w->moves = blob_moves(s, c);
+    w->claimed = space_of(c) + w->moves;
+    if (space_claim(s->db, w->claimed))
+        return true;
+    if (collects || !w->moves)
+        return false;
+    w->moves = 0;
+    w->claimed = space_of(c);
+    return space_claim(s->db, w->claimed);
+}
+
 /* 1 if a compaction was done. `until` > 0: everything below into the last level, whatever the shape. */
 static int compact_once(struct shard *s, lsn_t until)
 {
@@ -629,14 +648,16 @@ static int compact_once(struct shard *s, lsn_t until)
         return dropped;
     /* The view's version has the current one's tables, which only this thread changes: who makes a blob file does not. */
     struct view *view = view_get(s);
-    bool any = pick(s, view->version, until, &c);
+    bool any = pick(s, view->version, until, true, &c);
+    bool fits = !any || c.trivial || claim_space(s, &c, &work);
+    if (!fits && !until && c.reason[0] == 'b') { /* then whatever else is due */
+        compaction_release(&c);
+        any = pick(s, view->version, 0, false, &c);
+        fits = any && (c.trivial || claim_space(s, &c, &work));
+    }
     view_unref(view);
-    work.moves = any && !c.trivial ? blob_moves(&c) : 0;
-    uint64_t space = any && !c.trivial ? space_of(&c) + work.moves : 0;
-    bool fits = !space || space_claim(db, space);
-    __atomic_store_n(&s->compaction_too_large, fits ? 0 : space, __ATOMIC_RELAXED);
+    __atomic_store_n(&s->compaction_too_large, fits ? 0 : work.claimed, __ATOMIC_RELAXED);
     if (any && fits) {
-        work.claimed = space;
         int err = c.trivial ? move_table(s, &c) : rewrite_tables(s, &c, &work);
         compaction_release(&c);
         return err ? err : 1;

@@ -157,16 +157,16 @@ static uint64_t collectable(const struct version *v, const struct table_meta *m,
     return bytes;
 }
 
-uint64_t blob_moves(const struct compaction *c)
+uint64_t blob_moves(const struct shard *s, const struct compaction *c)
 {
     uint64_t bytes = 0;
     for (unsigned which = 0; which < 2; which++)
         for (size_t i = 0; i < c->count[which]; i++)
-            bytes += collectable(c->version, &c->inputs[which][i]->meta, 0);
+            bytes += collectable(c->version, &c->inputs[which][i]->meta, s->blobs.only);
     return bytes;
 }
 
-/* On a full disk: of the files that are collected the one with the least alive, if that fits into `space`; else 0. */
+/* Where there is no space for more: of the files that are collected the one with the least alive, if that fits into `space`; else 0. */
 static uint64_t choose_smallest(const struct version *v, uint64_t space)
 {
     const struct version_blob *best = NULL;
@@ -261,11 +261,13 @@ bool blob_pick(struct shard *s, struct version *v, uint64_t oldest_snapshot, str
         return true;
     if (!choose_files(s, v, &t))
         return false;
-    bool tight = space_is_tight(s->db);
-    s->blobs.only = tight ? choose_smallest(v, space_claimable(s->db) / 2) : 0;
-    if (tight && !s->blobs.only)
-        return false;
-    struct table_file *f = choose_table(v, s->blobs.only, &level);
+    uint64_t space = space_claimable(s->db);
+    s->blobs.only = 0;
+    struct table_file *f = choose_table(v, 0, &level);
+    if (f && (space_is_tight(s->db) || collectable(v, &f->meta, 0) + f->meta.bytes >= space / 2)) {
+        s->blobs.only = choose_smallest(v, space);
+        f = s->blobs.only ? choose_table(v, s->blobs.only, &level) : NULL;
+    }
     return f && compaction_pick_rewrite(v, level, f, out);
 }
 

@@ -34,7 +34,7 @@ bool blob_pick(struct shard *s, struct version *v, uint64_t oldest_snapshot, str
  * comes between begin and the edit, blob_move_back gives its place back, so that trying again needs no more.
  */
 /* What a compaction would move, at most. */
-uint64_t blob_moves(const struct compaction *c);
+uint64_t blob_moves(const struct shard *s, const struct compaction *c);
 void blob_move_begin(struct shard *s, uint64_t budget); /* moves no more bytes than that */
 int blob_move(void *shard, uint8_t *pointer, size_t *len);
 int blob_move_end(struct shard *s);

@@ -23,8 +23,9 @@ static uint64_t round_up(uint64_t n) { return (n + GRAIN_BYTES - 1) / GRAIN_BYTE
 
 /* What the shards hold and owe. */
 struct needs {
-    uint64_t data; /* bytes in tables and memtables */
-    uint64_t debt; /* what the store will write even if nobody gives it anything more */
+    uint64_t data;  /* bytes in tables and memtables */
+    uint64_t blobs; /* bytes in blob files */
+    uint64_t debt;  /* what the store will write even if nobody gives it anything more */
 };
 
 static struct needs look_at_shards(struct lsm *db)
@@ -40,6 +41,8 @@ static struct needs look_at_shards(struct lsm *db)
             n.debt += memtable_table_bytes(v->sealed[j]);
         for (unsigned l = 0; l < LSM_LEVELS; l++)
             n.data += v->version->levels[l].bytes;
+        for (size_t j = 0; j < v->version->blob_count; j++)
+            n.blobs += blob_file_bytes(v->version->blobs[j].file);
         if (v->version->levels[0].count >= L0_STOP)
             too_large = more(too_large, __atomic_load_n(&s->compaction_too_large, __ATOMIC_RELAXED));
         view_unref(v);
@@ -53,17 +56,20 @@ static struct needs look_at_shards(struct lsm *db)
 
 /*
  * See space.h. Deletes take no more than what they delete, so a small store needs a small reserve. A batch that is larger
- * than a memtable has one of its own.
+ * than a memtable has one of its own. Where values lie in blob files what deletes leave of them must be moved before
+ * anything comes back, one file at a time: of the emptiest at most 4/5 is alive when it is collected.
  */
-static uint64_t reserve_wanted(const struct lsm *db, uint64_t data, uint64_t total_bytes)
+static uint64_t reserve_wanted(const struct lsm *db, const struct needs *n, uint64_t total_bytes)
 {
     const struct lsm_options *o = &db->options;
     uint64_t memtable = more(o->write_buffer_bytes, o->log_segment_bytes / 4);
     uint64_t table = more(memtable, o->table_bytes);
     uint64_t flushes = (uint64_t)db->shard_count * (SEALED_MAX + 1) * memtable;
     uint64_t tables =
-        less(less(flushes, data) + less(table + table / 8, data), total_bytes / SPACE_DISK_SHARE);
-    return round_up(SPACE_MANIFEST_BYTES + SPACE_SMALL_BYTES + o->log_segment_bytes + tables);
+        less(less(flushes, n->data) + less(table + table / 8, n->data), total_bytes / SPACE_DISK_SHARE);
+    uint64_t collecting =
+        less(less(o->blob_file_bytes / 5 * 4 + table, n->blobs), total_bytes / SPACE_DISK_SHARE);
+    return round_up(SPACE_MANIFEST_BYTES + SPACE_SMALL_BYTES + o->log_segment_bytes + tables + collecting);
 }
 
 /* ---- looking at the disk; under the lock ---- */
@@ -192,7 +198,7 @@ static void look(struct lsm *db, struct needs needs, bool with_reserve)
     struct space *sp = &db->space;
     ask_system(db);
     sp->debt = needs.debt;
-    sp->target = sp->unknown ? sp->target : reserve_wanted(db, needs.data, sp->total_bytes);
+    sp->target = sp->unknown ? sp->target : reserve_wanted(db, &needs, sp->total_bytes);
     if (with_reserve && !sp->unknown && !sp->no_file) {
         if (!sp->file)
             open_file(db);

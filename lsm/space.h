@@ -10,7 +10,8 @@
  *     headroom = free + held - target - debt - SPACE_SLACK_BYTES            the gate is open while it is > 0
  *     target     what RESERVE is to have: a segment of the log, the manifest, a flush of every memtable, the largest
  *                step of a purge (compaction_purge.c); the last two no more than the store has data, and
- *                together at most a quarter of the disk
+ *                together at most an eighth of the disk; and where there are blob files, moving what is alive
+ *                in one of them (blob_collect.c), no more than they have, and at most an eighth again
  *     held       what it has
  *     debt       what is in memtables; claims of compactions at work; a segment of the log if none is spare;
  *                and a compaction that does not fit, once it holds up writers
@@ -50,7 +51,7 @@ struct lsm_stats;
 #define SPACE_MANIFEST_BYTES (UINT64_C(256) << 10) /* of the reserve, kept for edits of the manifest */
 #define SPACE_SMALL_BYTES \
     (UINT64_C(256) << 10)   /* ... for what blocks and rounding add to many small tables */
-#define SPACE_DISK_SHARE 8u /* the reserve takes at most this part of the disk */
+#define SPACE_DISK_SHARE 8u /* tables, and blob files, have at most this part of the disk in the reserve */
 
 struct space {
     pthread_mutex_t lock;

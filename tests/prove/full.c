@@ -18,7 +18,7 @@
 
 #define SLACK_BYTES (INT64_C(1) << 20) /* by how much the engine's estimate may be wrong, and one batch */
 #define GROW_BYTES \
-    (INT64_C(768) << 10) /* what must be free for the next batch: the engine's own slack, and the batch */
+    (INT64_C(1536) << 10) /* what must be free for the next batch: the engine's own slack, and the batch */
 
 static int64_t headroom(struct run *r, struct lsm_stats *st)
 {

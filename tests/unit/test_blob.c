@@ -357,6 +357,59 @@ static void test_collection(void **unused)
     env_mem_free(env);
 }
 
+/*
+ * A disk full of large values, of which every `keep`-th stays: no file goes by itself, so what is left of the emptiest must be
+ * moved first, for which the reserve has the space.
+ */
+static void scattered_deletes(unsigned keep)
+{
+    struct env *env = env_sim_new(1);
+    struct lsm *db = open_store(env, LSM_CREATE);
+    char key[16];
+    uint8_t *value = malloc(20000);
+    uint64_t free_bytes, total_bytes;
+    unsigned n = 0;
+    int err = 0;
+    assert_non_null(value);
+    env_sim_capacity(env, 12u << 20);
+    for (; !err; n++) {
+        (void)snprintf(key, sizeof key, "k%05u", n);
+        fill(value, 20000, n);
+        err = lsm_put(db, key, 6, value, 20000, 0);
+        if (n % 8 == 0)
+            work(db);
+    }
+    assert_int_equal(err, -ENOSPC);
+    n--;
+    assert_true(n > 200);
+    for (unsigned i = 0; i < n; i++) {
+        (void)snprintf(key, sizeof key, "k%05u", i);
+        if (i % keep)
+            assert_int_equal(lsm_delete(db, key, 6, LSM_SHRINK), 0);
+    }
+    assert_int_equal(lsm_compact(db), 0);
+    work(db);
+    uint64_t alive = ((uint64_t)n / keep + 1) * 20000;
+    assert_true(shard_stats(db).blob_bytes <= alive + alive / 2 + 2 * FILE_BYTES);
+    assert_int_equal(lsm_space(db, &free_bytes, &total_bytes), 0);
+    assert_true(free_bytes > (uint64_t)n * 20000 / 4);
+    put(db, "more", 60000, 1);
+    for (unsigned i = 0; i < n; i += keep) {
+        (void)snprintf(key, sizeof key, "k%05u", i);
+        check(db, key, NULL, 20000, i);
+    }
+    free(value);
+    assert_int_equal(lsm_close(db), 0);
+    env_sim_free(env);
+}
+
+static void test_scattered_deletes(void **unused)
+{
+    (void)unused;
+    scattered_deletes(2);
+    scattered_deletes(3);
+}
+
 /* A snapshot and an iterator keep what they see, over collection and all. */
 static void test_readers(void **unused)
 {
@@ -694,6 +747,7 @@ int main(void)
         cmocka_unit_test(test_nowait),
         cmocka_unit_test(test_collection),
         cmocka_unit_test(test_readers),
+        cmocka_unit_test(test_scattered_deletes),
         cmocka_unit_test(test_damage),
         cmocka_unit_test(test_rebuild),
         cmocka_unit_test(test_missing_at_recovery),
