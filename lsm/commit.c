@@ -9,7 +9,8 @@
  * writer may still be on its way.
  *
  * On a full disk (space.h) a batch that grows the store is refused first of all. One that frees space
- * tries again as long as the background work that it waits for comes to anything.
+ * tries again as long as the background work that it waits for comes to anything. If it has large values (what is
+ * left of one that is cut), they go into the log: its space is there, and a blob file would need more.
  */
 #include "mutant.h"
 #include "db.h"
@@ -41,6 +42,7 @@ struct plan {
     uint8_t *own_payload;
     struct large *large;
     size_t large_count;
+    bool may_log; /* the large values may go into the log, if there is no space for them elsewhere */
     struct batch_change *changes;
     uint8_t *shard_of;
     uint64_t mask;        /* shards touched */
@@ -164,7 +166,8 @@ static void name_large(struct lsm *db, struct plan *p, lsn_t end)
         blob_named(&db->shards[p->shard_of[p->large[i].change]], &p->large[i].written, end);
 }
 
-static int plan_make(struct lsm *db, const struct lsm_batch *batch, struct plan *p)
+/* `in_log`: with no large values set apart. */
+static int plan_make(struct lsm *db, const struct lsm_batch *batch, bool in_log, struct plan *p)
 {
     p->batch = batch;
     p->mask = p->wants_flush = 0;
@@ -175,6 +178,7 @@ static int plan_make(struct lsm *db, const struct lsm_batch *batch, struct plan 
     p->own_payload = NULL;
     p->large = NULL;
     p->large_count = 0;
+    p->may_log = false;
     p->changes = p->changes_stack;
     p->shard_of = p->shard_stack;
     if (batch->count > CHANGES_ON_STACK) {
@@ -195,10 +199,10 @@ static int plan_make(struct lsm *db, const struct lsm_batch *batch, struct plan 
         p->mask |= db_shard_mask(db, p->shard_of[i]);
         if (c->type == ENTRY_RANGE_DELETE)
             p->range_bytes += c->key_len + c->value_len;
-        else if (c->value_len > p->largest_value && !is_large(db, c))
+        else if (c->value_len > p->largest_value && (in_log || !is_large(db, c)))
             p->largest_value = c->value_len;
     }
-    int err = plan_large(db, p);
+    int err = in_log ? 0 : plan_large(db, p);
     if (!err && p->payload_len > wal_payload_max(db->wal))
         err = -E2BIG;
     if (!err && !p->large_count)
@@ -505,7 +509,7 @@ static int commit_plan(struct lsm *db, struct plan *p, unsigned flags, lsn_t *en
         return err;
     do {
         err = try_plan(db, p, nowait, shrinks, end);
-        if (err == -ENOSPC && shrinks && (nowait || db_wait_for_space(db) == 0))
+        if (err == -ENOSPC && shrinks && !p->may_log && (nowait || db_wait_for_space(db) == 0))
             err = -EAGAIN;
     } while (err == -EAGAIN && !nowait);
     return err;
@@ -582,15 +586,24 @@ int lsm_commit(struct lsm *db, const struct lsm_batch *batch, unsigned flags)
     }
 
     struct plan p;
-    err = plan_make(db, batch, &p);
+    bool may_log = flags & LSM_SHRINK && batch->len <= wal_payload_max(db->wal);
+    err = plan_make(db, batch, may_log && space_is_tight(db), &p);
     if (err)
         return err;
+    p.may_log = may_log && p.large_count;
     struct shard *first = &db->shards[__builtin_ctzll(p.mask)];
     uint64_t began = latency_begin(db->env, &first->turn[LSM_OP_COMMIT]);
     lsn_t end = 0;
     err = commit_plan(db, &p, flags, &end);
     if (err && p.payload) /* an error of the log itself leaves them unnamed, too: nothing reads past it */
         unwrite_large(db, &p);
+    if (err == -ENOSPC && p.may_log) { /* fuller than it seemed */
+        plan_free(&p);
+        err = plan_make(db, batch, true, &p);
+        if (err)
+            return err;
+        err = commit_plan(db, &p, flags, &end);
+    }
     uint64_t mask = p.mask;
     for (unsigned i = 0; !err && p.wants_flush >> i && i < db->shard_count; i++)
         if (p.wants_flush >> i & 1)

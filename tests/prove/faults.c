@@ -1,5 +1,5 @@
 /*
- * faults.c - calls that fail, and full disks.
+ * faults.c - calls that fail.
  *
  * A store with some history behind it is opened and used while one of its calls fails, each in turn: with
  * EIO, ENOSPC or EINTR, having done nothing, a part, or all of its work; for once, or from then on. Operations
@@ -252,57 +252,5 @@ void prove_fault(uint64_t seed)
     uint64_t stride = 1 + calls / CALLS_MAX;
     for (uint64_t at = 1 + seed % stride; at <= calls && !proof_failed; at += stride)
         fault_at(&b, at, steps, seed_mix(seed, at));
-    base_free(&b);
-}
-
-/* ---- full disks ---- */
-
-/*
- * What promise 7 still lacks, counted and not judged: the engine keeps no space in reserve, so a store may not
- * open on a full disk, and deletions may find no space for the flush or the log segment that they bring about.
- */
-static void count_refusals(const struct run *r, uint64_t seed)
-{
-    struct env *env = env_sim_clone(r->env, seed);
-    struct run *again = run_branch(r, env, 0, r->count, seed);
-
-    again->errors_allowed = true;
-    if (run_open(again))
-        totals.full_unopened++;
-    else
-        totals.full_undeleted += run_remove(again) != 0;
-    run_free(again);
-    env_sim_free(env);
-}
-
-static void fill_and_release(const struct base *b, uint64_t seed)
-{
-    struct run *r = base_branch(b, seed);
-    struct env *env = r->env;
-    static const uint64_t spares[] = {8u << 10, 96u << 10, 2u << 20};
-    uint64_t spare = seed / 16 % spares[seed / 4 % 3];
-    size_t mark = proof_enter("%llu bytes free", (unsigned long long)spare);
-
-    totals.full_disks++;
-    env_sim_capacity(env, env_sim_used(env) + spare);
-    disturbed_steps(r, 10 + (unsigned)(seed % 50), -ENOSPC);
-    if (!proof_failed)
-        count_refusals(r, seed);
-    env_sim_capacity(env, UINT64_C(1) << 40);
-    if (r->db && seed % 4 == 0) /* as good without the process going on */
-        run_abandon(r);
-    check_aftermath(r, false, false, seed / 64);
-    run_free(r);
-    env_sim_free(env);
-    proof_leave(mark);
-}
-
-void prove_full(uint64_t seed)
-{
-    struct base b;
-
-    base_make(&b, seed, (unsigned)(seed / 128 % 100), (enum base_end)(seed % 3));
-    for (unsigned i = 0; i < 8 && !proof_failed; i++)
-        fill_and_release(&b, seed_mix(seed, i));
     base_free(&b);
 }

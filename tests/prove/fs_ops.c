@@ -124,6 +124,14 @@ static int hold(struct run *r, unsigned i)
             (got) = (call);          \
     } while (0)
 
+/* Of a call that must find space on a full disk, too. */
+static int end_freeing(struct run *r, int got, int want, bool maybe)
+{
+    if (got == -ENOSPC && want == 0 && r->deletes_work)
+        proof_fail("%s finds no space on a full disk, and must", r->op);
+    return run_end(r, got, want, maybe);
+}
+
 /* ---- names ---- */
 
 static int make_at(struct run *r, unsigned dir_index, unsigned name_index, uint32_t mode)
@@ -228,7 +236,7 @@ static int remove_this(struct run *r, unsigned dir, unsigned name, bool rmdir)
     CALL(r, got,
          rmdir ? fs_rmdir(r->own->fs, id_of(r, dir), n.text, n.len)
                : fs_unlink(r->own->fs, id_of(r, dir), n.text, n.len));
-    run_end(r, got, want, false);
+    end_freeing(r, got, want, false);
     tree_forget(run_tree_own(r), r->own->held);
     return got;
 }
@@ -267,7 +275,7 @@ static int op_rename(struct run *r)
     int got;
     CALL(r, got,
          fs_rename(r->own->fs, &caller, id_of(r, from), n.text, n.len, id_of(r, to), m.text, m.len, flags));
-    run_end(r, got, want, false);
+    flags &RENAME_WHITEOUT ? run_end(r, got, want, false) : end_freeing(r, got, want, false);
     tree_forget(run_tree_own(r), r->own->held);
     return got;
 }
@@ -365,7 +373,7 @@ static int set_attributes(struct run *r, unsigned i, unsigned set, const struct 
     run_begin(r, next, want);
     int got;
     CALL(r, got, fs_setattr(r->own->fs, id_of(r, i), set, in, &attr));
-    run_end(r, got, want, shrinks && got); /* what lies beyond the new size may go in steps */
+    end_freeing(r, got, want, shrinks && got); /* what lies beyond the new size may go in steps */
     if (got == 0 && !proof_failed && !r->perhaps_applied)
         check_attr(r, i, &attr, "it");
     return got;
@@ -614,7 +622,7 @@ static int op_removexattr(struct run *r)
     run_begin(r, next, want);
     int got;
     CALL(r, got, fs_removexattr(r->own->fs, id_of(r, i), tree_xattr_names[name]));
-    return run_end(r, got, want, false);
+    return end_freeing(r, got, want, false);
 }
 
 /* ---- the whole ---- */
@@ -703,23 +711,50 @@ static int op_reopen(struct run *r)
     return err;
 }
 
-int run_remove(struct run *r)
+bool run_is_made(const struct run *r) { return r->base + r->count > 0; }
+
+int run_grow(struct run *r)
+{
+    r->op = "create";
+    r->last_error = 0;
+    return make_at(r, TREE_ROOT, pick_name(r), S_IFREG | 0644);
+}
+
+/* Removes the names that can go now: files, of which half are emptied before, and empty directories. */
+static bool remove_some(struct run *r)
 {
     struct fs_attr in = {.size = 0};
-    int err = 0;
+    unsigned dir, name;
+    bool any = false;
 
-    for (unsigned i = 1; i < TREE_NODES && !err; i++) {
-        struct node *n = run_tree(r)->node[i];
-        unsigned dir, name;
-        if (!n || !tree_place(run_tree(r), i, &dir, &name) || S_ISDIR(n->attr.mode))
+    for (unsigned i = 1; i < TREE_NODES && !proof_failed && !r->last_error; i++) {
+        const struct tree *t = run_tree(r);
+        if (!t->node[i] || !tree_place(t, i, &dir, &name))
             continue;
-        err = hold(r, i);
-        if (!err && S_ISREG(n->attr.mode))
-            err = fs_setattr(r->own->fs, id_of(r, i), FS_SET_SIZE, &in, NULL);
-        struct tree_name text = tree_name(name);
-        if (!err)
-            err = fs_unlink(r->own->fs, id_of(r, dir), text.text, text.len);
+        bool is_dir = S_ISDIR(t->node[i]->attr.mode), empty = true;
+        for (unsigned k = 0; k < TREE_NAMES; k++)
+            empty &= !is_dir || t->child[i][k] == 0;
+        if (!empty)
+            continue;
+        if (S_ISREG(t->node[i]->attr.mode) && run_one_in(r, 2))
+            r->last_error = set_attributes(r, i, FS_SET_SIZE, &in);
+        if (!proof_failed && !r->last_error)
+            r->last_error = remove_this(r, dir, name, is_dir);
+        any = true;
     }
+    return any && !proof_failed && !r->last_error;
+}
+
+int run_delete_all(struct run *r)
+{
+    run_check(r); /* what has become of the last call that failed */
+    r->op = "delete";
+    r->last_error = 0;
+    while (!proof_failed && remove_some(r))
+        ;
+    int err = r->last_error;
+    if (!proof_failed)
+        run_reap(r);
     return err;
 }
 

@@ -713,7 +713,8 @@ int run_batch(struct run *r, bool sync)
     return failed_with(r, err);
 }
 
-int run_delete(struct run *r, bool all)
+/* Keys that exist, some or all. */
+static int run_delete(struct run *r, bool all)
 {
     struct lsm_batch *b;
 
@@ -732,6 +733,10 @@ int run_delete(struct run *r, bool all)
         proof_fail("deletes find no space");
     return failed_with(r, err);
 }
+
+int run_delete_all(struct run *r) { return run_delete(r, true); }
+int run_grow(struct run *r) { return run_batch(r, false); }
+bool run_is_made(const struct run *r) { return r != NULL; }
 
 int run_sync(struct run *r)
 {
@@ -760,16 +765,6 @@ int run_compact(struct run *r)
 {
     r->op = "compact";
     return failed_with(r, lsm_compact(r->db));
-}
-
-int run_remove(struct run *r)
-{
-    uint8_t key[2] = {0};
-    int err = 0;
-
-    for (unsigned i = 0; i < DELETES && !err; i++, key[0] ^= 1)
-        err = lsm_delete(r->db, key, sizeof key, 0);
-    return err;
 }
 
 static int op_work(struct run *r)

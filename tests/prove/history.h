@@ -70,7 +70,7 @@ extern const unsigned proof_short_steps; /* of a short history, at most */
 /* Totals, printed at the end. */
 struct totals {
     uint64_t histories, operations, changes, kills, power_cuts, recoveries, faults, full_disks, no_memory,
-        damages, full_unopened, full_undeleted, full_unreserved, full_small, checks, failures;
+        damages, full_unreserved, full_small, checks, failures;
 };
 extern struct totals totals;
 
@@ -117,14 +117,15 @@ int run_close(struct run *r); /* everything is synced if it returns 0 */
 void run_step(struct run *r);
 /* A batch, with LSM_SYNC if `sync`. */
 int run_batch(struct run *r, bool sync);
-/* Of the engine only: deletes keys that exist, some or all, with LSM_SHRINK. */
-int run_delete(struct run *r, bool all);
-int run_drop_names(struct run *r); /* likewise: all named snapshots */
+/* For full disks: what grows the store; deleting all that is in it; and all named snapshots, which only the engine's have. */
+/* Something was acknowledged already, or need not be: opening the store writes nothing that grows it. */
+bool run_is_made(const struct run *r);
+int run_grow(struct run *r);
+int run_delete_all(struct run *r);
+int run_drop_names(struct run *r);
 int run_sync(struct run *r);
 int run_flush(struct run *r);
 int run_compact(struct run *r);
-/* Removes much, outside of the model: for full disks. */
-int run_remove(struct run *r);
 void run_drop_snapshots(struct run *r);
 bool run_is_read_only(struct run *r);
 /* From within an operation of one run others are about to be used, and then it goes on. */

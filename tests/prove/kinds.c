@@ -10,7 +10,7 @@ const struct kind kinds[] = {
     {"short", prove_short, "short histories, a crash before every call that changes the disk"},
     {"long", prove_long, "long histories, crashes at random calls"},
     {"fault", prove_fault, "calls fail: EIO, ENOSPC, EINTR, short transfers; for once or from then on"},
-    {"full", prove_full_disk, "the disk fills up, and has space again"},
+    {"full", prove_full, "the disk fills up, and has space again"},
     {"memory", prove_memory, "allocations fail"},
     {"damage", prove_damage, "bits of files flip"},
     {"model", prove_model, "nothing fails: every operation, with all options varied, against a sorted array"},

@@ -73,6 +73,7 @@ static const struct defect {
     {"an operand is folded over a range delete", "model"},
     {"gets ignore range deletes of tables", "model"},
     {"table bounds without range deletes", "model"},
+    {"removing a name takes space", "fs/full"},
     {"names and times of a directory in two batches", "fs/short"},
     {"a change of names touches no directory", "fs/short"},
     {"no orphan record", "fs/long"},

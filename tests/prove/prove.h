@@ -24,7 +24,6 @@ void prove_short(uint64_t seed);
 void prove_long(uint64_t seed);
 void prove_fault(uint64_t seed);
 void prove_full(uint64_t seed);
-void prove_full_disk(uint64_t seed); /* with a reserve: promise 7 */
 void prove_memory(uint64_t seed);
 void prove_damage(uint64_t seed);
 void prove_model(uint64_t seed);

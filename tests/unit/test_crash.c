@@ -32,7 +32,7 @@ static struct env *new_machine(void)
     return env;
 }
 
-static struct lsm *open_store(struct env *env, unsigned flags, int expected)
+static struct lsm *open_with(struct env *env, unsigned flags, size_t blob_min_bytes, int expected)
 {
     struct lsm_options o = {
         .flags = LSM_INLINE | flags,
@@ -40,7 +40,7 @@ static struct lsm *open_store(struct env *env, unsigned flags, int expected)
         .memory_bytes = 8 << 20,
         .write_buffer_bytes = 16 << 10,
         .log_segment_bytes = MIB,
-        .blob_min_bytes = LSM_BLOB_NEVER, /* this is about the log */
+        .blob_min_bytes = blob_min_bytes,
         .route = route_first_byte,
         .env = env,
     };
@@ -48,6 +48,12 @@ static struct lsm *open_store(struct env *env, unsigned flags, int expected)
 
     assert_int_equal(lsm_open("/s", &o, &db), expected);
     return db;
+}
+
+/* Most tests are about the log. */
+static struct lsm *open_store(struct env *env, unsigned flags, int expected)
+{
+    return open_with(env, flags, LSM_BLOB_NEVER, expected);
 }
 
 static void put(struct lsm *db, const char *key, size_t len, unsigned flags)
@@ -67,6 +73,13 @@ static void check(struct lsm *db, const char *key, size_t len)
     assert_int_equal(lsm_get(db, key, strlen(key), NULL, 0, &v), 0);
     assert_int_equal(v.len, len);
     lsm_value_release(&v);
+}
+
+static void check_gone(struct lsm *db, const char *key)
+{
+    struct lsm_value v;
+
+    assert_int_equal(lsm_get(db, key, strlen(key), NULL, 0, &v), -ENOENT);
 }
 
 /* ---- the machine ---- */
@@ -347,6 +360,60 @@ static void test_segment_made_by_a_killed_process(void **unused)
     env_sim_free(env);
 }
 
+/* The first range delete of a store's life makes the manifest be written anew: with space of the reserve. */
+static void test_first_range_delete_on_a_full_disk(void **unused)
+{
+    struct env *env = new_machine();
+    struct lsm_batch *b;
+
+    (void)unused;
+    struct lsm *db = open_store(env, LSM_CREATE, 0);
+    put(db, "a", 100000, LSM_SYNC);
+    env_sim_capacity(env, env_sim_used(env));
+    assert_int_equal(lsm_batch_new(&b), 0);
+    lsm_batch_delete_range(b, "a", 1, "b", 1, NULL, 0);
+    assert_int_equal(lsm_commit(db, b, LSM_SHRINK), 0);
+    lsm_batch_free(b);
+    check_gone(db, "a");
+    assert_int_equal(lsm_close(db), 0);
+    db = open_store(env, 0, 0);
+    check_gone(db, "a");
+    assert_int_equal(lsm_close(db), 0);
+    env_sim_free(env);
+}
+
+/* What is left of a large value that is cut is large itself. `known`: the store has noticed that the disk is full. */
+static void cut_on_a_full_disk(bool known)
+{
+    struct env *env = new_machine();
+
+    struct lsm *db = open_with(env, LSM_CREATE, 16 << 10, 0);
+    for (unsigned i = 0; i < 8; i++)
+        put(db, (char[]){(char)('a' + i), 0}, 60000, LSM_SYNC);
+    env_sim_capacity(env, env_sim_used(env));
+    if (known) {
+        assert_int_equal(lsm_flush(db), 0); /* after which it looks */
+        assert_int_equal(lsm_put(db, "z", 1, "", 0, 0), -ENOSPC);
+    }
+    for (unsigned i = 0; i < 8; i++)
+        put(db, (char[]){(char)('a' + i), 0}, 40000, LSM_SHRINK);
+    for (unsigned i = 0; i < 8; i++)
+        check(db, (char[]){(char)('a' + i), 0}, 40000);
+    assert_int_equal(lsm_close(db), 0);
+    db = open_with(env, 0, 16 << 10, 0);
+    for (unsigned i = 0; i < 8; i++)
+        check(db, (char[]){(char)('a' + i), 0}, 40000);
+    assert_int_equal(lsm_close(db), 0);
+    env_sim_free(env);
+}
+
+static void test_large_values_cut_on_a_full_disk(void **unused)
+{
+    (void)unused;
+    cut_on_a_full_disk(false);
+    cut_on_a_full_disk(true);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -357,6 +424,8 @@ int main(void)
         cmocka_unit_test(test_log_ends_between_two_segments),
         cmocka_unit_test(test_manifest_kept_on_a_full_disk),
         cmocka_unit_test(test_segment_made_by_a_killed_process),
+        cmocka_unit_test(test_first_range_delete_on_a_full_disk),
+        cmocka_unit_test(test_large_values_cut_on_a_full_disk),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
