@@ -28,6 +28,9 @@ int blob_make(struct shard *s, struct blob_file **out)
     struct blob_meta meta = {.shard = s->index};
     struct blob_file *f;
     int err = vset_require(db->vset, STORE_BLOBS);
+    int failed = err ? vset_failed(db->vset) : 0;
+    if (failed)
+        db_fail(db, failed, "the manifest can't be written");
     if (!err)
         err = env_random(db->env, &meta.salt, sizeof meta.salt);
     if (err)

@@ -192,8 +192,10 @@ static struct sim_fault plan_hook(void *arg, const struct sim_call *call)
         fault.partial = false; /* of names it is known that nothing was changed then */
     p->reads |= !call->may_change;
     p->run->table_unreadable |= !call->may_change && is_table(call->path);
-    /* The log, the manifest and the directory are what everything hangs on; for space one can wait. */
-    if (fault.error != -ENOSPC && call->may_change && !is_table(call->path))
+    /* The log, with the values that it names, the manifest and the directory are what everything hangs on; for space
+     * one can wait. */
+    bool promised = call->op == SIM_SYNC && strstr(call->path, ".blob");
+    if (fault.error != -ENOSPC && call->may_change && (promised || !is_table(call->path)))
         p->may_end = true;
     return fault;
 }

@@ -599,6 +599,33 @@ static void test_read_error_at_recovery(void **unused)
     env_sim_free(env);
 }
 
+static struct sim_fault fail_directory(void *arg, const struct sim_call *call)
+{
+    (void)arg;
+    return (struct sim_fault){call->op == SIM_SYNC_DIR ? -EIO : 0, false};
+}
+
+/* The first large value needs a bit in the manifest: if nobody knows whether it is there, the store is read-only at once. */
+static void test_manifest_failed(void **unused)
+{
+    (void)unused;
+    struct env *env = env_sim_new(1);
+    struct lsm *db = open_store(env, LSM_CREATE);
+    uint8_t value[8192] = {1};
+    put(db, "small", 10, 1);
+    env_sim_hook(env, fail_directory, NULL);
+    assert_int_equal(lsm_put(db, "large", 5, value, sizeof value, 0), -EIO);
+    env_sim_hook(env, NULL, NULL);
+    assert_int_not_equal(lsm_put(db, "later", 5, value, 10, 0), 0);
+    check(db, "small", NULL, 10, 1);
+    (void)lsm_close(db);
+    db = open_store(env, 0);
+    check(db, "small", NULL, 10, 1);
+    put(db, "large", 8192, 2);
+    assert_int_equal(lsm_close(db), 0);
+    env_sim_free(env);
+}
+
 /* What newer tables hide in blob files makes a purge worth it, but takes nothing off the table that is left. */
 static void test_purge_counts(void **unused)
 {
@@ -752,6 +779,7 @@ int main(void)
         cmocka_unit_test(test_rebuild),
         cmocka_unit_test(test_missing_at_recovery),
         cmocka_unit_test(test_read_error_at_recovery),
+        cmocka_unit_test(test_manifest_failed),
         cmocka_unit_test(test_purge_counts),
         cmocka_unit_test(test_threads),
     };
