@@ -483,6 +483,11 @@ static int try_plan(struct lsm *db, struct plan *p, bool nowait, bool shrinks, l
         err = all_pressure(db, p->mask, nowait, shrinks);
     if (!err)
         err = prepare_log(db, p->payload_len, nowait);
+    if (!err && nowait && p->large_count) { /* what is written and then turned away was written in vain */
+        err = lock_shards(db, p->mask, true);
+        if (!err)
+            unlock_shards(db, p->mask);
+    }
     if (!err)
         err = write_large(db, p, nowait);
     if (!err)
