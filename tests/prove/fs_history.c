@@ -119,6 +119,8 @@ struct run *run_branch(const struct run *from, struct env *env, size_t low, size
         r->own->part = from->own->part;
     for (size_t i = 0; i <= r->count; i++)
         state_set(r, i, tree_ref(from->states[low + i].tree));
+    for (size_t i = 1; i <= r->count; i++)
+        r->states[i].part = from->states[low + i].part;
     return r;
 }
 
@@ -271,9 +273,8 @@ int run_close(struct run *r)
 /* ---- comparing ---- */
 
 /* A change that came as far as `seen` shows, if it can be that. */
-static struct tree *partly(struct run *r, const struct tree *before, const struct tree *seen)
+static struct tree *partly(const struct part *p, const struct tree *before, const struct tree *seen)
 {
-    const struct part *p = &r->own->part;
     const struct bytes *old = before->node[p->node]->content, *now;
     unsigned dir, name;
 
@@ -293,14 +294,15 @@ static struct tree *partly(struct run *r, const struct tree *before, const struc
     return NULL;
 }
 
-/* Is it that; or, if it may not have been finished, that in part? */
+/* Is it that; or, if it is of several batches (the last one: may not have been finished), that in part? */
 static bool is_state(struct run *r, size_t i, bool unfinished, struct tree *seen)
 {
     if (tree_digest(r->states[i].tree) == tree_digest(seen))
         return true;
-    if (i == 0 || !unfinished || !r->own->part.possible)
+    const struct part *p = unfinished && r->own->part.possible ? &r->own->part : &r->states[i].part;
+    if (i == 0 || !p->possible)
         return false;
-    struct tree *t = partly(r, r->states[i - 1].tree, seen);
+    struct tree *t = partly(p, r->states[i - 1].tree, seen);
     if (t && tree_digest(t) == tree_digest(seen)) {
         state_set(r, i, t);
         return true;
@@ -472,6 +474,7 @@ void run_begin(struct run *r, struct tree *next, int want)
         return;
     }
     state_set(r, r->count + 1, next);
+    r->states[r->count + 1].part.possible = false;
     (void)tree_digest(next);
     r->in_flight = true;
 }
@@ -489,8 +492,9 @@ int run_end(struct run *r, int got, int want, bool maybe)
         return got;
     }
     if (got == 0 && !(maybe && r->errors_allowed)) {
-        r->own->part.possible = false;
         r->count++;
+        r->states[r->count].part = r->own->part;
+        r->own->part.possible = false;
         r->states[r->count].acknowledged_ns = env_mono_ns(r->env);
         totals.changes++;
         return 0;

@@ -8,17 +8,18 @@
 #include "fs_tree.h"
 #include "prove.h"
 
-struct model {
-    struct tree *tree;
-    uint64_t acknowledged_ns; /* of the clock that the commit timer goes by */
-};
-
 /* A change that is several batches, of which a crash may leave some: [off, x) punched out, x <= end. */
 struct part {
     bool possible;
     unsigned node;
     uint64_t off, end;
     struct timespec now;
+};
+
+struct model {
+    struct tree *tree;
+    struct part part;         /* how it was come to, if in more than one batch */
+    uint64_t acknowledged_ns; /* of the clock that the commit timer goes by */
 };
 
 struct run_own {

@@ -867,9 +867,7 @@ static int op_save_name(struct run *r)
         run_synced(r);
     } else if (!run_is_read_only(r)) {
         r->own->named[i] = NAME_ABSENT;
-    } else {
-        r->sync_lost = true;
-    }
+    } /* else the sync has failed, or the manifest, after which the log may still be synced: the next open knows */
     return failed_with(r, err);
 }
 
