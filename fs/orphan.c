@@ -21,7 +21,8 @@ struct reaper {
     struct env_thread *thread; /* NULL with LSM_INLINE */
     pthread_mutex_t step;      /* held by whoever works; guards current and the scan's position */
     fs_id current;             /* 0: none */
-    unsigned failures;         /* in a row, of removing it */
+    unsigned failures;         /* in a row, of removing it, or of scans */
+    int scan_error;            /* of the scan so far: it has to be made again */
     unsigned scan_shard;
     fs_id scan_after;
     pthread_mutex_t lock; /* guards what follows; taken after `step` */
@@ -130,8 +131,10 @@ static fs_id scan_next(struct reaper *r)
         fs_id id = 0;
         int e = list_next(fs, r->scan_shard, KEY_ORPHAN, r->scan_after, &id, NULL);
         if (e < 0) {
-            if (e != -ENOENT)
+            if (e != -ENOENT) {
                 fs_log(fs, LSM_LOG_ERROR, "can't read the list of deleted files: %s", strerror(-e));
+                r->scan_error = e;
+            }
             r->scan_shard++;
             r->scan_after = 0;
             continue;
@@ -200,8 +203,16 @@ static int work(struct reaper *r)
 
     if (r->current == 0)
         r->current = next_orphan(r);
-    if (r->current == 0)
+    if (r->current == 0) {
+        e = r->scan_error;
+        r->scan_error = 0;
+        if (e < 0 && is_worth_another(r, e)) {
+            scan_begin(r, true);
+            return e;
+        }
+        r->failures = 0;
         return 0;
+    }
     e = reap(r->fs, r->current);
     if (e < 0 && is_worth_another(r, e))
         return e;
