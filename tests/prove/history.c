@@ -792,6 +792,8 @@ static void check_blob_space(struct run *r)
 
     for (unsigned i = 0; i < RUN_SNAPSHOTS; i++)
         alive += r->own->snapshots[i] ? UINT64_C(1) << 40 : 0;
+    for (unsigned i = 0; i < RUN_NAMES; i++)
+        alive += r->own->named[i] != NAME_ABSENT ? UINT64_C(1) << 40 : 0;
     for (unsigned i = 0; i < MODEL_ALL; i++) {
         const struct model_value *m = &r->states[r->count].value[i];
         if (m->exists && m->len >= o->blob_min_bytes)
