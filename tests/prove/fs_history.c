@@ -121,6 +121,8 @@ struct run *run_branch(const struct run *from, struct env *env, size_t low, size
         state_set(r, i, tree_ref(from->states[low + i].tree));
     for (size_t i = 1; i <= r->count; i++)
         r->states[i].part = from->states[low + i].part;
+    if (high == from->count + 1) /* it is under way there, and has come to an end, however far, here */
+        r->states[r->count].part = from->own->part;
     return r;
 }
 
