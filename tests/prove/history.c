@@ -142,6 +142,7 @@ void profile_make(struct profile *p, uint64_t seed)
         p->cold = 97;
         p->large = 200;
         p->options.log_budget_bytes = 16u << 20;
+        p->options.blob_min_bytes = LSM_BLOB_NEVER; /* else most of it would not go into the log */
     }
 }
 
