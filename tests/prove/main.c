@@ -2,7 +2,7 @@
  * main.c - prove_engine, prove_fs: try to show that the engine, or the filesystem, breaks its promises, on a
  * simulated machine.
  *
- *   prove_engine [KIND]... [--quick | --seconds=N] [--seed=N] [-v]
+ *   prove_engine [KIND]... [--quick | --seconds=N | --histories=N] [--seed=N] [-v]
  *   prove_engine --history=KIND:SEED          replays one history; that is what a failure prints
  *
  * Without a KIND all are run in turn. One history after another until the time is over, each made from a seed
@@ -39,7 +39,7 @@ static void on_fatal(int sig)
 
 static int usage(void)
 {
-    printf("usage: %s [KIND]... [--quick | --seconds=N] [--seed=N] [-v]\n"
+    printf("usage: %s [KIND]... [--quick | --seconds=N | --histories=N] [--seed=N] [-v]\n"
            "       %s --history=KIND:SEED\n\nkinds:\n",
            proof_program, proof_program);
     for (unsigned i = 0; i < kind_count; i++)
@@ -77,18 +77,33 @@ static void print_totals(uint64_t ms)
            (unsigned long long)t->damages, (unsigned long long)t->checks, (unsigned long long)t->failures);
 }
 
-static int run_for(uint64_t seconds, uint64_t seed, bool verbose)
+/* Time is shared evenly; or, with a number of histories, they take turns, so that the same seed is the same work. */
+static unsigned whose_turn(const uint64_t spent[], bool in_turn, uint64_t rounds)
+{
+    unsigned next = kind_count;
+
+    if (in_turn) {
+        for (next = (unsigned)(rounds % kind_count); !chosen[next];)
+            next = (next + 1) % kind_count;
+        return next;
+    }
+    for (unsigned i = 0; i < kind_count; i++) {
+        if (chosen[i] && (next == kind_count || spent[i] < spent[next]))
+            next = i;
+    }
+    return next;
+}
+
+/* `histories` many, or if 0 for `seconds`. */
+static int run_for(uint64_t seconds, uint64_t histories, uint64_t seed, bool verbose)
 {
     uint64_t began = seconds_now_ms(), spent[16] = {0}, rounds = 0;
 
     printf("replay: %s --seed=0x%llx\n", proof_program, (unsigned long long)seed);
     fflush(stdout);
-    while (seconds_now_ms() - began < seconds * 1000 && totals.failures < FAILURES_MAX) {
-        unsigned next = kind_count; /* whose turn it is: time is shared evenly */
-        for (unsigned i = 0; i < kind_count; i++) {
-            if (chosen[i] && (next == kind_count || spent[i] < spent[next]))
-                next = i;
-        }
+    while ((histories ? rounds < histories : seconds_now_ms() - began < seconds * 1000) &&
+           totals.failures < FAILURES_MAX) {
+        unsigned next = whose_turn(spent, histories > 0, rounds);
         uint64_t start = seconds_now_ms();
         kind_run(&kinds[next], seed_mix(seed, rounds++));
         uint64_t took = seconds_now_ms() - start;
@@ -104,6 +119,7 @@ int main(int argc, char **argv)
 {
     const char *from_environment = getenv("SHALE_SEED");
     uint64_t seconds = QUICK_SECONDS, seed = seed_mix(seconds_now_ms(), (uint64_t)getpid());
+    uint64_t histories = 0;
     bool any = false, verbose = false;
 
     if (from_environment)
@@ -122,6 +138,8 @@ int main(int argc, char **argv)
             return replay(a + 10);
         else if (!strncmp(a, "--seconds=", 10))
             seconds = strtoull(a + 10, NULL, 0);
+        else if (!strncmp(a, "--histories=", 12))
+            histories = strtoull(a + 12, NULL, 0);
         else if (!strncmp(a, "--seed=", 7))
             seed = strtoull(a + 7, NULL, 0);
         else if (!strcmp(a, "-v"))
@@ -131,5 +149,5 @@ int main(int argc, char **argv)
     }
     for (unsigned i = 0; i < kind_count && !any; i++)
         chosen[i] = true;
-    return run_for(seconds, seed, verbose);
+    return run_for(seconds, histories, seed, verbose);
 }
