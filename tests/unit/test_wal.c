@@ -269,13 +269,26 @@ static void test_concurrent(void **state)
     }
 }
 
+/* Until nothing was synced for a while: the next segment has been prepared. */
+static void wait_until_quiet(struct store *s)
+{
+    unsigned last = GET(s->env.syncs);
+
+    for (unsigned quiet = 0; quiet < 25; quiet++) {
+        usleep(20000);
+        if (GET(s->env.syncs) != last)
+            quiet = 0;
+        last = GET(s->env.syncs);
+    }
+}
+
 static void test_group_commit(void **state)
 {
     (void)state;
     struct store *s = store_new(true, true);
 
     reopen(s);
-    usleep(50000); /* the next segment is being prepared; it syncs, too */
+    wait_until_quiet(s);
     SET(s->env.sync_delay_us, 2000);
     unsigned before = GET(s->env.syncs);
     for (uint64_t i = 0; i < 10; i++) {
