@@ -217,7 +217,7 @@ void view_retire_waiting(struct shard *s);
 struct view *view_spare(struct shard *s);
 void view_install(struct shard *s, struct view *spare, struct version *v, struct memtable *flushed);
 
-/* ---- background.c ---- */
+/* ---- background.c, flush.c, install.c: more in background.h ---- */
 
 void shard_kick(struct shard *s);
 /* One step of background work: a flush, a compaction. 1 if there was any; negative if it failed. */
@@ -231,7 +231,7 @@ uint64_t shard_count(struct shard *s, enum shard_work what);
  * is told of an error that is older than his asking. Inline: does a step; -ENOSPC if there is nothing to do.
  */
 int shard_wait(struct shard *s, enum shard_work what, uint64_t since);
-/* Seals the active memtable unless it is empty or too many wait already. 1 if it did. */
+/* flush.c: seals the active memtable unless it is empty or too many wait already. 1 if it did. */
 int shard_seal(struct shard *s);
 /* Applies an edit of this shard and publishes the view that goes with it, without `flushed`. */
 int shard_apply(struct shard *s, const struct edit *edit, struct memtable *flushed);
