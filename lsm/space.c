@@ -141,6 +141,20 @@ static void cut(struct lsm *db, uint64_t bytes)
     sp->given += bytes;
 }
 
+/*
+ * What is not on the medium is not set aside: a power cut may bring back files whose deletion was not either, and then
+ * they have the place. Flushes and compactions, with several syncs of their own, come before this.
+ */
+static int sync_file(struct lsm *db)
+{
+    struct space *sp = &db->space;
+    int err = env_sync(sp->file);
+    if (!err && !sp->named)
+        err = env_sync_dir(db->env, db->path);
+    sp->named |= !err;
+    return err;
+}
+
 /* Takes what is missing, or what can be had of it; lets go of what is too much. */
 static void retake(struct lsm *db)
 {
@@ -152,6 +166,8 @@ static void retake(struct lsm *db)
     if (!sp->file || !bytes || (sp->given && mutant("reserve not retaken")))
         return;
     int err = env_allocate(sp->file, sp->held, bytes);
+    if (!err && !mutant("reserve not synced"))
+        err = sync_file(db);
     if (!err) {
         sp->held += bytes;
         sp->taken += bytes;

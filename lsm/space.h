@@ -29,6 +29,8 @@
  * filesystems (btrfs, zfs), and with snapshots of the disk below, cutting a file may free nothing for
  * a while, or at all. Where files can't be allocated there is no RESERVE, and the same amount is just left free.
  *
+ * RESERVE is synced whenever it has grown, or a power cut might give its place back to files that had been deleted.
+ *
  * RESERVE carries no information: it may be missing, of any size, hold anything. It belongs to no format.
  *
  * Lock: `lock` is a leaf, held during the calls that look at the disk and that cut and allocate RESERVE.
@@ -56,6 +58,7 @@ struct lsm_stats;
 struct space {
     pthread_mutex_t lock;
     struct env_file *file; /* RESERVE; NULL if it can't be made, or not yet */
+    bool named;            /* its name is on the medium, as far as this open knows */
     bool no_file;          /* RESERVE failed, or files can't be allocated here: not tried again */
     bool unknown;          /* the system does not say what is free: the gate stays open */
     uint64_t target, held, claimed;

@@ -70,7 +70,7 @@ extern const unsigned proof_short_steps; /* of a short history, at most */
 /* Totals, printed at the end. */
 struct totals {
     uint64_t histories, operations, changes, kills, power_cuts, recoveries, faults, full_disks, no_memory,
-        damages, full_unreserved, full_small, full_unopened, checks, failures;
+        damages, full_unreserved, full_small, checks, failures;
 };
 extern struct totals totals;
 

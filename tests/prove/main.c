@@ -66,15 +66,15 @@ static void print_totals(uint64_t ms)
     printf("%llu histories, %llu operations, %llu changes; %llu kills, %llu power cuts, %llu recoveries "
            "(%llu/s); "
            "%llu calls failed, %llu full disks (%llu "
-           "without a reserve, %llu too small for more, %llu not opened once more), %llu allocations "
+           "without a reserve, %llu too small for more), %llu allocations "
            "failed, %llu damages; %llu checks; %llu failures\n",
            (unsigned long long)t->histories, (unsigned long long)t->operations,
            (unsigned long long)t->changes, (unsigned long long)t->kills, (unsigned long long)t->power_cuts,
            (unsigned long long)t->recoveries, (unsigned long long)(t->recoveries * 1000 / (ms + 1)),
            (unsigned long long)t->faults, (unsigned long long)t->full_disks,
            (unsigned long long)t->full_unreserved, (unsigned long long)t->full_small,
-           (unsigned long long)t->full_unopened, (unsigned long long)t->no_memory,
-           (unsigned long long)t->damages, (unsigned long long)t->checks, (unsigned long long)t->failures);
+           (unsigned long long)t->no_memory, (unsigned long long)t->damages, (unsigned long long)t->checks,
+           (unsigned long long)t->failures);
 }
 
 /* Time is shared evenly; or, with a number of histories, they take turns, so that the same seed is the same work. */

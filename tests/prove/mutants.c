@@ -62,6 +62,7 @@ static const struct defect {
     {"gate ignored", "full"},
     {"reserve never given back", "full"},
     {"reserve not retaken", "full"},
+    {"reserve not synced", "full"},
     {"purge forgets the snapshots", "full"},
     {"range deletes not replayed", "model"},
     {"range deletes of one shard only", "model"},
