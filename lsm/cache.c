@@ -37,6 +37,7 @@
  * Source: Yang, Zhang, Qiu, Yue, Rashmi, FIFO Queues are All You Need for Cache Eviction (2023).
  */
 #include "cache.h"
+#include "slot.h"
 #include <assert.h>
 #include <errno.h>
 #include <pthread.h>
@@ -53,7 +54,6 @@
 #define USES_MAX 3u
 #define SMALL_SHARE 10u /* a tenth */
 #define GHOSTS 1024u    /* names remembered, a slice */
-#define STRIPES 16u     /* of counters: threads that count do not disturb each other */
 #define LINKED (1u << 31)
 
 struct entry {
@@ -90,14 +90,15 @@ struct slice {
     uint32_t ghosts[GHOSTS];
 } __attribute__((aligned(64)));
 
-struct stripe {
-    uint64_t hits, misses; /* atomic */
-} __attribute__((aligned(64)));
+struct lookups {
+    uint64_t hits, misses;                             /* atomic */
+    uint8_t apart[SLOT_STRIDE - 2 * sizeof(uint64_t)]; /* slot.h */
+};
 
 struct cache {
     uint64_t capacity_bytes;
     uint64_t bytes; /* atomic; the sum of the slices' */
-    struct stripe stripes[STRIPES];
+    struct lookups lookups[SLOT_COUNT];
     struct slice slices[SLICES];
 };
 
@@ -126,12 +127,9 @@ static struct entry **bucket_of(struct table_of_buckets *t, uint64_t hash)
 
 static void count_lookup(struct cache *c, bool hit)
 {
-    static unsigned next;
-    static __thread unsigned mine; /* 0: none yet */
-    if (!mine)
-        mine = 1 + __atomic_fetch_add(&next, 1, __ATOMIC_RELAXED) % STRIPES;
-    struct stripe *s = &c->stripes[mine - 1];
-    __atomic_fetch_add(hit ? &s->hits : &s->misses, 1, __ATOMIC_RELAXED);
+    unsigned slot = slot_mine();
+    struct lookups *l = &c->lookups[slot];
+    slot_add(hit ? &l->hits : &l->misses, slot, 1);
 }
 
 /* ---- creating and releasing ---- */
@@ -519,8 +517,8 @@ void cache_stats_get(struct cache *c, struct cache_stats *out)
 {
     *out = (struct cache_stats){.capacity_bytes = c->capacity_bytes,
                                 .bytes = __atomic_load_n(&c->bytes, __ATOMIC_RELAXED)};
-    for (unsigned i = 0; i < STRIPES; i++) {
-        out->hits += __atomic_load_n(&c->stripes[i].hits, __ATOMIC_RELAXED);
-        out->misses += __atomic_load_n(&c->stripes[i].misses, __ATOMIC_RELAXED);
+    for (unsigned i = 0; i < SLOT_COUNT; i++) {
+        out->hits += slot_get(&c->lookups[i].hits);
+        out->misses += slot_get(&c->lookups[i].misses);
     }
 }

@@ -597,7 +597,7 @@ int lsm_commit(struct lsm *db, const struct lsm_batch *batch, unsigned flags)
         return err;
     p.may_log = may_log && p.large_count;
     struct shard *first = &db->shards[__builtin_ctzll(p.mask)];
-    uint64_t began = latency_begin(db->env, &first->turn[LSM_OP_COMMIT]);
+    uint64_t began = db_latency_begin(db, LSM_OP_COMMIT);
     lsn_t end = 0;
     err = commit_plan(db, &p, flags, &end);
     if (err && p.payload) /* an error of the log itself leaves them unnamed, too: nothing reads past it */
@@ -618,8 +618,8 @@ int lsm_commit(struct lsm *db, const struct lsm_batch *batch, unsigned flags)
         return for_caller(err);
     space_appended(db, end);
 
-    count_add(&db->batches, 1);
-    count_add(&db->batch_bytes, batch->len);
+    DB_COUNT(db, batches, 1);
+    DB_COUNT(db, batch_bytes, batch->len);
     err = wal_wait(db->wal, end);
     if (!err)
         mind_log(db, mask, flags & LSM_NOWAIT);

@@ -3,7 +3,7 @@
  *
  * A shard's view is what readers read: its memtables and its version of tables. A view is
  * immutable and reference counted; a change publishes a new one. Readers take a reference inside
- * an RCU read-side section that does nothing else, so they never wait and are never waited for.
+ * an RCU read-side section that does nothing else, so they never wait and are hardly ever waited for.
  *
  * Lock order (each may be held while taking a later one, never the other way):
  *     1. a shard's step lock (with LSM_INLINE only: held during one step of background work)
@@ -27,6 +27,7 @@
 #include "latency.h"
 #include "logger.h"
 #include "memtable.h"
+#include "slot.h"
 #include "space.h"
 #include "version.h"
 #include "wal.h"
@@ -40,15 +41,28 @@
 #define L0_STOP 24u           /* ... and at which they wait */
 #define DELAY_NS_MAX 2000000u /* of one write, just before L0_STOP */
 
+/*
+ * References are counted by thread (slot.h), so that readers on several cores do not disturb each other: one that was
+ * taken on one thread may be given back on another, the sum is what counts. Nobody needs it while the view is
+ * the current one, which is a reference by itself. Once it is replaced (`retired`) and a grace period is over nobody counts
+ * by thread any more; then the sum is added to `refs`, where they count from then on, and whoever brings that
+ * to 0 frees the view. Each look at `retired`, with the counting that follows from it, is one read-side section.
+ */
 struct view {
-    unsigned refs; /* atomic */
+    bool retired; /* atomic */
     struct shard *shard;
     struct memtable *active; /* NULL only in a read-only store without a log */
     struct version *version;
-    struct view *retired_next; /* link of the shard's list */
     size_t sealed_count;
+    struct view *retired_next; /* link of the shard's list */
+    uint64_t refs;             /* atomic; counts once `retired`. With VIEW_PUBLISHED until the sum is added */
+    struct {
+        uint64_t refs; /* atomic; may wrap */
+        uint8_t apart[SLOT_STRIDE - sizeof(uint64_t)];
+    } slot[SLOT_COUNT];
     struct memtable *sealed[]; /* newest first */
 };
+#define VIEW_PUBLISHED (UINT64_C(1) << 32)
 
 /* What a shard's background work consists of, for those who wait for it. A step is a flush, a compaction, or nothing. */
 enum shard_work { SHARD_FLUSHES, SHARD_STEPS, SHARD_WORKS };
@@ -98,7 +112,6 @@ struct shard {
 
     /* statistics, relaxed atomics */
     struct latency latency[LSM_OPS];
-    uint64_t turn[LSM_OPS]; /* of latency_begin */
     uint64_t flushes, compactions, trivial_moves, flush_bytes, compact_bytes_read, compact_bytes_written;
     uint64_t entries_dropped, purges, tables_covered, skipped_total, stalls, stall_ns;
 };
@@ -112,6 +125,13 @@ int get_in_view(struct lsm *db, struct view *v, const void *key, size_t len, uin
 
 /* What the options say about tables of this level. */
 enum table_compression db_compression(const struct lsm_options *o, unsigned level);
+
+/* What each thread counts for itself: slot.h. */
+struct db_counts {
+    uint64_t batches, batch_bytes, gets, gets_found;
+    uint64_t turn[LSM_OPS]; /* of latency_begin */
+};
+static_assert(sizeof(struct db_counts) <= SLOT_STRIDE / 2, "two slots never share a cache line");
 
 struct lsm_snapshot {
     struct lsm_snapshot *next, *prev;
@@ -154,8 +174,12 @@ struct lsm {
     pthread_mutex_t dirty_lock;
     struct blob_file *dirty_blobs; /* written to since they were synced */
 
-    /* statistics, relaxed atomics */
-    uint64_t batches, batch_bytes, gets, gets_found, blob_reads, blob_bytes_read;
+    /* statistics, relaxed atomics; those that operations in memory count, by thread */
+    struct {
+        struct db_counts n;
+        uint8_t apart[SLOT_STRIDE - sizeof(struct db_counts)];
+    } slot[SLOT_COUNT];
+    uint64_t blob_reads, blob_bytes_read;
     struct latency sync_latency;
     uint64_t replayed_bytes, replayed_batches, replay_ns;
 };
@@ -163,6 +187,17 @@ struct lsm {
 static inline void count_add(uint64_t *counter, uint64_t n)
 {
     __atomic_fetch_add(counter, n, __ATOMIC_RELAXED);
+}
+/* The same for what each thread counts for itself; `what` is a member of db_counts. */
+#define DB_COUNT(db, what, by)                            \
+    do {                                                  \
+        unsigned slot_ = slot_mine();                     \
+        slot_add(&(db)->slot[slot_].n.what, slot_, (by)); \
+    } while (0)
+/* 0: this one is not timed; else the clock. */
+static inline uint64_t db_latency_begin(struct lsm *db, unsigned op)
+{
+    return latency_begin(db->env, &db->slot[slot_mine()].n.turn[op]);
 }
 static inline uint64_t count_get(const uint64_t *counter)
 {

@@ -398,7 +398,7 @@ static void settle_backward(struct lsm_iter *it)
 static void seek_forward(struct lsm_iter *it, const void *key, size_t len)
 {
     struct shard *s = &it->db->shards[it->views[0]->version->shard];
-    uint64_t began = latency_begin(it->db->env, &s->turn[LSM_OP_SEEK]);
+    uint64_t began = db_latency_begin(it->db, LSM_OP_SEEK);
     it->status = 0;
     iter_seek(it->in, key, len, SEQ_MAX);
     settle_forward(it);

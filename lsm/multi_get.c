@@ -133,8 +133,8 @@ int lsm_multi_get(struct lsm *db, const struct lsm_key *keys, size_t count,
         if (!err && results[i] && results[i] != -ENOENT)
             err = results[i];
     }
-    count_add(&db->gets, done);
-    count_add(&db->gets_found, found);
+    DB_COUNT(db, gets, done);
+    DB_COUNT(db, gets_found, found);
     release_views(m);
     free(m);
     return err;

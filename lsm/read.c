@@ -243,7 +243,7 @@ static int get_part(struct lsm *db, const void *key, size_t key_len, const struc
                     unsigned flags, struct blob_part part, struct lsm_value *out, size_t *total)
 {
     struct shard *s = &db->shards[db_route(db, key, key_len)];
-    uint64_t began = latency_begin(db->env, &s->turn[LSM_OP_GET]);
+    uint64_t began = db_latency_begin(db, LSM_OP_GET);
     int err;
     for (;;) {
         *out = (struct lsm_value){0};
@@ -263,9 +263,9 @@ static int get_part(struct lsm *db, const void *key, size_t key_len, const struc
     }
     if (err != -EAGAIN) {
         latency_end(&s->latency[LSM_OP_GET], db->env, began);
-        count_add(&db->gets, 1);
+        DB_COUNT(db, gets, 1);
         if (!err)
-            count_add(&db->gets_found, 1);
+            DB_COUNT(db, gets_found, 1);
     }
     return err;
 }

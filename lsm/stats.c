@@ -59,17 +59,21 @@ void lsm_stats_get(struct lsm *db, struct lsm_stats *out)
     memset(out, 0, sizeof *out);
     vset_stats(db->vset, out);
     out->shards = db->shard_count;
-    out->batches = count_get(&db->batches);
-    out->batch_bytes = count_get(&db->batch_bytes);
     latency_get(&db->sync_latency, &out->sync_latency);
-    out->gets = count_get(&db->gets);
-    out->gets_found = count_get(&db->gets_found);
+    for (unsigned i = 0; i < SLOT_COUNT; i++) {
+        const struct db_counts *n = &db->slot[i].n;
+        out->batches += slot_get(&n->batches);
+        out->batch_bytes += slot_get(&n->batch_bytes);
+        out->gets += slot_get(&n->gets);
+        out->gets_found += slot_get(&n->gets_found);
+    }
     out->blob_reads = count_get(&db->blob_reads);
     out->blob_bytes_read = count_get(&db->blob_bytes_read);
-    out->blocks_read = count_get(&db->reader_stats.blocks_read);
-    out->block_bytes_read = count_get(&db->reader_stats.block_bytes_read);
-    out->filter_checks = count_get(&db->reader_stats.filter_checks);
-    out->filter_negatives = count_get(&db->reader_stats.filter_negatives);
+    struct table_reads reads = table_reader_stats_sum(&db->reader_stats);
+    out->blocks_read = reads.blocks_read;
+    out->block_bytes_read = reads.block_bytes_read;
+    out->filter_checks = reads.filter_checks;
+    out->filter_negatives = reads.filter_negatives;
     out->written_raw_bytes = count_get(&db->writer_stats.raw_bytes);
     out->written_stored_bytes = count_get(&db->writer_stats.stored_bytes);
     out->replayed_bytes = db->replayed_bytes;

@@ -11,6 +11,7 @@
 #include "ikey.h"
 #include "logger.h"
 #include "ranges.h"
+#include "slot.h"
 #include "table_format.h"
 #include <shale/lsm.h>
 
@@ -88,9 +89,17 @@ void table_builder_abort(struct table_builder *b); /* NULL is allowed */
 
 /* ---- reading ---- */
 
-struct table_reader_stats { /* updated with relaxed atomics */
+struct table_reads {
     uint64_t blocks_read, block_bytes_read, filter_checks, filter_negatives;
 };
+
+struct table_reader_stats { /* zeroed at first */
+    struct {
+        struct table_reads n;
+        uint8_t apart[SLOT_STRIDE - sizeof(struct table_reads)];
+    } slot[SLOT_COUNT];
+};
+struct table_reads table_reader_stats_sum(const struct table_reader_stats *s);
 
 struct table_options {
     struct env *env;

@@ -24,8 +24,20 @@
 #define CACHE_LINE_BYTES 64u
 #define FILTER_FAILURES_MAX 8u /* one may be a passing error of the medium */
 
-static void count(uint64_t *counter, uint64_t n) { __atomic_fetch_add(counter, n, __ATOMIC_RELAXED); }
 static void count32(uint32_t *counter) { __atomic_fetch_add(counter, 1, __ATOMIC_RELAXED); }
+
+struct table_reads table_reader_stats_sum(const struct table_reader_stats *s)
+{
+    struct table_reads sum = {0};
+    for (unsigned i = 0; i < SLOT_COUNT; i++) {
+        const struct table_reads *n = &s->slot[i].n;
+        sum.blocks_read += slot_get(&n->blocks_read);
+        sum.block_bytes_read += slot_get(&n->block_bytes_read);
+        sum.filter_checks += slot_get(&n->filter_checks);
+        sum.filter_negatives += slot_get(&n->filter_negatives);
+    }
+    return sum;
+}
 
 /* ---- blocks ---- */
 
@@ -114,8 +126,10 @@ int table_take_stored(const struct table *t, struct block_handle h, const uint8_
     }
     err = unpack_block(t, h, stored, owned, *len, out);
     if (!err && t->stats) {
-        count(&t->stats->blocks_read, 1);
-        count(&t->stats->block_bytes_read, h.length + TABLE_TRAILER_BYTES);
+        unsigned slot = slot_mine();
+        struct table_reads *n = &t->stats->slot[slot].n;
+        slot_add(&n->blocks_read, slot, 1);
+        slot_add(&n->block_bytes_read, slot, h.length + TABLE_TRAILER_BYTES);
     }
     return err;
 }
@@ -464,9 +478,11 @@ static int ask_filter(struct table *t, const void *key, size_t len, unsigned fla
     if (__atomic_load_n(&t->filter_failures, __ATOMIC_RELAXED))
         __atomic_store_n(&t->filter_failures, 0, __ATOMIC_RELAXED);
     if (t->stats) {
-        count(&t->stats->filter_checks, 1);
+        unsigned slot = slot_mine();
+        struct table_reads *n = &t->stats->slot[slot].n;
+        slot_add(&n->filter_checks, slot, 1);
         if (!found)
-            count(&t->stats->filter_negatives, 1);
+            slot_add(&n->filter_negatives, slot, 1);
     }
     return found ? 0 : -ENOENT;
 }

@@ -1,7 +1,8 @@
 /*
  * view.c - publishing and reading a shard's view. See db.h for the rules.
  *
- * RCU protects nothing but the moment between loading the pointer and taking the reference. The
+ * RCU protects nothing but the moment between loading the pointer and taking the reference, and the counting by
+ * thread: after the grace period that follows the retirement of a view nobody does either with it any more. The
  * pointer is stored and loaded with C atomics, so that sanitizers understand it; liburcu (the
  * "bulletproof" flavour, which needs no registration of threads that are not ours) provides the
  * grace period after which a replaced view loses the reference that its publication held.
@@ -20,18 +21,14 @@ static struct view *view_new(struct shard *s, size_t sealed_count)
     struct view *v = calloc(1, sizeof *v + sealed_count * sizeof v->sealed[0]);
     if (!v)
         return NULL;
-    v->refs = 1;
+    v->refs = VIEW_PUBLISHED;
     v->shard = s;
     v->sealed_count = sealed_count;
     return v;
 }
 
-void view_unref(struct view *v)
+static void view_free(struct view *v)
 {
-    unsigned before = __atomic_fetch_sub(&v->refs, 1, __ATOMIC_ACQ_REL);
-    assert(before > 0);
-    if (before > 1)
-        return;
     if (v->active)
         memtable_unref(v->active);
     for (size_t i = 0; i < v->sealed_count; i++)
@@ -41,9 +38,45 @@ void view_unref(struct view *v)
     free(v);
 }
 
+/* Inside of a read-side section. False: not by thread any more. */
+static bool count_by_thread(struct view *v, uint64_t n)
+{
+    if (__atomic_load_n(&v->retired, __ATOMIC_RELAXED))
+        return false;
+    unsigned slot = slot_mine();
+    slot_add(&v->slot[slot].refs, slot, n);
+    return true;
+}
+
+static void drop(struct view *v, uint64_t n)
+{
+    uint64_t before = __atomic_fetch_sub(&v->refs, n, __ATOMIC_ACQ_REL);
+    assert(before >= n);
+    if (before == n)
+        view_free(v);
+}
+
+void view_unref(struct view *v)
+{
+    urcu_bp_read_lock();
+    bool done = count_by_thread(v, (uint64_t)-1);
+    urcu_bp_read_unlock();
+    if (!done)
+        drop(v, 1);
+}
+
+/* Inside of a read-side section. */
+static void take_ref(struct view *v)
+{
+    if (!count_by_thread(v, 1))
+        __atomic_fetch_add(&v->refs, 1, __ATOMIC_RELAXED);
+}
+
 struct view *view_ref(struct view *v)
 {
-    __atomic_fetch_add(&v->refs, 1, __ATOMIC_RELAXED);
+    urcu_bp_read_lock();
+    take_ref(v);
+    urcu_bp_read_unlock();
     return v;
 }
 
@@ -51,9 +84,20 @@ struct view *view_get(struct shard *s)
 {
     urcu_bp_read_lock();
     struct view *v = __atomic_load_n(&s->view, __ATOMIC_ACQUIRE);
-    __atomic_fetch_add(&v->refs, 1, __ATOMIC_RELAXED);
+    take_ref(v);
     urcu_bp_read_unlock();
     return v;
+}
+
+/* A grace period after it was replaced: what the threads have counted, in place of what being published counted. */
+static void view_drop_published(struct view *v)
+{
+    uint64_t sum = 0;
+    assert(__atomic_load_n(&v->retired, __ATOMIC_RELAXED));
+    for (unsigned i = 0; i < SLOT_COUNT; i++)
+        sum += slot_get(&v->slot[i].refs);
+    assert(sum < VIEW_PUBLISHED);
+    drop(v, VIEW_PUBLISHED - sum);
 }
 
 struct view *view_get_now(struct shard *s, uint64_t *seq)
@@ -73,6 +117,8 @@ static struct view *publish(struct shard *s, struct view *v)
 {
     struct view *old = s->view;
     __atomic_store_n(&s->view, v, __ATOMIC_RELEASE);
+    if (old)
+        __atomic_store_n(&old->retired, true, __ATOMIC_RELEASE);
     return old;
 }
 
@@ -81,7 +127,7 @@ void view_retire(struct view *old)
     if (!old)
         return;
     urcu_bp_synchronize_rcu();
-    view_unref(old);
+    view_drop_published(old);
 }
 
 int view_init(struct shard *s, size_t arena_bytes, struct version *version)
@@ -91,7 +137,7 @@ int view_init(struct shard *s, size_t arena_bytes, struct version *version)
         return -ENOMEM;
     int err = memtable_new(arena_bytes, s->db->options.merge, s->db->options.callback_arg, &v->active);
     if (err) {
-        view_unref(v);
+        view_free(v);
         return err;
     }
     memtable_set_born_s(v->active, env_wall_ns(s->db->env) / 1000000000u);
@@ -118,7 +164,7 @@ static void unref_list(struct view *v)
 {
     while (v) {
         struct view *next = v->retired_next;
-        view_unref(v);
+        view_drop_published(v);
         v = next;
     }
 }
@@ -139,9 +185,9 @@ void view_destroy(struct shard *s)
 {
     unref_list(s->retired);
     s->retired = NULL;
-    if (s->view)
-        view_unref(s->view);
-    s->view = NULL;
+    struct view *last = publish(s, NULL);
+    if (last)
+        view_drop_published(last);
 }
 
 int view_rotate(struct shard *s, size_t arena_bytes, struct view **retired)
