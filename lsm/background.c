@@ -195,8 +195,10 @@ static int step_inline(struct shard *s, enum shard_work what, uint64_t since)
     bool waited = shard_count(s, what) != since; /* another thread did one meanwhile */
     int result = waited ? 1 : shard_step(s);
     pthread_mutex_unlock(&s->step_lock);
-    if (result == 0)
-        return -ENOSPC; /* nothing left to do and still no room: can't be helped by waiting */
+    if (result == 0) /* nothing left to do and still no room; or what failed is not tried again yet */
+        return s->flush_failure.error     ? s->flush_failure.error
+               : s->compact_failure.error ? s->compact_failure.error
+                                          : -ENOSPC;
     return result < 0 ? result : 0;
 }
 

@@ -213,8 +213,8 @@ static uint64_t level_names(const struct level *level)
 }
 
 /* Is what does not show too much? Then the next table on its way down; of L0 all. */
-static bool pick_hidden(struct shard *s, struct version *v, const struct totals *t, uint64_t oldest_snapshot,
-                        struct compaction *out)
+static int pick_hidden(struct shard *s, struct version *v, const struct totals *t, uint64_t oldest_snapshot,
+                       struct compaction *out)
 {
     uint64_t average = t->pointers ? t->all_alive / t->pointers : 0, hidden = 0, below = t->all_alive;
     /* Range deletes come and go by the second: those that have stayed, unless space is wanted at once. */
@@ -245,22 +245,21 @@ static bool pick_hidden(struct shard *s, struct version *v, const struct totals 
     }
     uint64_t bound = t->all_alive * 3 / 20 + s->db->options.blob_file_bytes / 2;
     if (!most || hidden <= (space_is_tight(s->db) ? 0 : bound))
-        return false;
+        return 0;
     return compaction_pick_down(s->db->vset, v, from, most, oldest_snapshot, out);
 }
 
-bool blob_pick(struct shard *s, struct version *v, uint64_t oldest_snapshot, struct compaction *out)
+int blob_pick(struct shard *s, struct version *v, uint64_t oldest_snapshot, struct compaction *out)
 {
     if (!v->blob_count)
-        return false;
+        return 0;
     struct totals t = add_up(v);
     unsigned level;
     __atomic_store_n(&s->blobs.average, t.pointers ? t.all_alive / t.pointers : 0, __ATOMIC_RELAXED);
     __atomic_store_n(&s->blobs.alive, t.all_alive, __ATOMIC_RELAXED);
-    if (pick_hidden(s, v, &t, oldest_snapshot, out))
-        return true;
-    if (!choose_files(s, v, &t))
-        return false;
+    int rc = pick_hidden(s, v, &t, oldest_snapshot, out);
+    if (rc || !choose_files(s, v, &t))
+        return rc;
     uint64_t space = space_claimable(s->db);
     s->blobs.only = 0;
     struct table_file *f = choose_table(v, 0, &level);
@@ -268,7 +267,7 @@ bool blob_pick(struct shard *s, struct version *v, uint64_t oldest_snapshot, str
         s->blobs.only = choose_smallest(v, space);
         f = s->blobs.only ? choose_table(v, s->blobs.only, &level) : NULL;
     }
-    return f && compaction_pick_rewrite(v, level, f, out);
+    return f ? compaction_pick_rewrite(v, level, f, out) : 0;
 }
 
 bool blob_wants_flush(const struct shard *s, const struct view *v)

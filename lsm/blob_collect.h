@@ -27,7 +27,7 @@
 int blob_forget_dead(struct shard *s);
 
 /* The compaction that is due for the sake of blob files, or false. */
-bool blob_pick(struct shard *s, struct version *v, uint64_t oldest_snapshot, struct compaction *out);
+int blob_pick(struct shard *s, struct version *v, uint64_t oldest_snapshot, struct compaction *out);
 
 /*
  * A compaction's values: blob_move is its job's `move`. End syncs what was moved; after an error of whatever

@@ -20,6 +20,7 @@
 #include "vset_internal.h"
 
 #include <assert.h>
+#include <errno.h>
 #include <stdlib.h>
 
 #define LAST_LEVEL (LSM_LEVELS - 1u)
@@ -191,16 +192,16 @@ static double tombstone_score(const struct level *level, unsigned l, uint64_t ol
 
 /* ---- putting a compaction together ---- */
 
-static bool set_inputs(struct compaction *c, unsigned which, struct table_file *const *files, size_t count)
+static int set_inputs(struct compaction *c, unsigned which, struct table_file *const *files, size_t count)
 {
     free(c->inputs[which]);
     c->inputs[which] = malloc((count + 1) * sizeof(struct table_file *));
     c->count[which] = c->inputs[which] ? count : 0;
     if (!c->inputs[which])
-        return false;
+        return -ENOMEM;
     if (count)
         memcpy(c->inputs[which], files, count * sizeof *files);
-    return true;
+    return 0;
 }
 
 static struct range whole_range(const struct compaction *c)
@@ -212,7 +213,7 @@ static struct range whole_range(const struct compaction *c)
 }
 
 /* Takes what of `to` overlaps the inputs of `from`. */
-static bool add_overlap(struct compaction *c)
+static int add_overlap(struct compaction *c)
 {
     struct range r = range_of(c->inputs[0], c->count[0]);
     const struct level *to = &c->version->levels[c->to];
@@ -222,21 +223,21 @@ static bool add_overlap(struct compaction *c)
 }
 
 /* More of `from` that comes for free: it drags in nothing more of `to` (as in LevelDB). */
-static bool expand(struct vset *vs, struct compaction *c)
+static int expand(struct vset *vs, struct compaction *c)
 {
     if (c->from == 0 || c->from == c->to || c->count[1] == 0)
-        return true;
+        return 0;
     struct range r = whole_range(c);
     const struct level *from = &c->version->levels[c->from], *to = &c->version->levels[c->to];
     size_t first, end, to_first, to_end;
     overlapping(from, &r, &first, &end);
     if (end - first <= c->count[0])
-        return true;
+        return 0;
     struct range wider = range_of(from->files + first, end - first);
     overlapping(to, &wider, &to_first, &to_end);
     uint64_t bytes = bytes_of(from->files + first, end - first) + bytes_of(c->inputs[1], c->count[1]);
     if (to_end - to_first != c->count[1] || bytes > EXPAND_TABLES_MAX * vs->table_bytes)
-        return true;
+        return 0;
     return set_inputs(c, 0, from->files + first, end - first);
 }
 
@@ -270,12 +271,18 @@ static void free_inputs(struct compaction *c)
     memset(c, 0, sizeof *c);
 }
 
-/* Fills what follows from the inputs of `from`. False: out of memory. */
-static bool complete(struct vset *vs, struct compaction *c, uint64_t oldest_snapshot)
+/* `rc`: of choosing the inputs of `from`. Fills what follows from them. 1, or a negative errno and nothing is chosen. */
+static int complete(struct vset *vs, struct compaction *c, uint64_t oldest_snapshot, int rc)
 {
     bool in_place = c->from == c->to;
-    if (in_place ? !set_inputs(c, 1, NULL, 0) : !add_overlap(c) || !expand(vs, c))
-        return false;
+    if (!rc)
+        rc = in_place ? set_inputs(c, 1, NULL, 0) : add_overlap(c);
+    if (!rc && !in_place)
+        rc = expand(vs, c);
+    if (rc) {
+        free_inputs(c);
+        return rc;
+    }
     c->bottom = is_bottom(c);
     c->max_output_bytes = vs->table_bytes;
     /* A move would carry along tombstones that can go now. */
@@ -283,7 +290,7 @@ static bool complete(struct vset *vs, struct compaction *c, uint64_t oldest_snap
                  !(c->bottom && is_droppable(&c->inputs[0][0]->meta, oldest_snapshot));
     version_ref(c->version);
     mark(c, true);
-    return true;
+    return 1;
 }
 
 void compaction_release(struct compaction *c)
@@ -338,18 +345,18 @@ static struct table_file *cheapest_file(const struct level *from, const struct l
     return best;
 }
 
-static bool choose_l0(struct compaction *c)
+static int choose_l0(struct compaction *c)
 {
     const struct level *l0 = &c->version->levels[0];
     struct table_file *movable = movable_l0_file(c->version, c->to);
     return movable ? set_inputs(c, 0, &movable, 1) : set_inputs(c, 0, l0->files, l0->count);
 }
 
-bool compaction_pick(struct vset *vs, struct version *v, uint64_t oldest_snapshot, struct compaction *out)
+int compaction_pick(struct vset *vs, struct version *v, uint64_t oldest_snapshot, struct compaction *out)
 {
     memset(out, 0, sizeof *out);
     if (is_compacting(v))
-        return false;
+        return 0;
     uint64_t targets[LSM_LEVELS];
     version_targets(vs, v, targets);
     double best = 0;
@@ -365,18 +372,14 @@ bool compaction_pick(struct vset *vs, struct version *v, uint64_t oldest_snapsho
         c.reason = score == size ? (l ? "size" : "l0") : "tombstones";
     }
     if (best < 1.0)
-        return false;
+        return 0;
     c.to = c.from == 0 ? base_level(v, targets) : c.from < LAST_LEVEL ? c.from + 1 : c.from;
     struct table_file *f = NULL;
     if (c.from > 0)
         f = c.reason[0] == 't' ? densest_file(&v->levels[c.from], c.from, oldest_snapshot)
                                : cheapest_file(&v->levels[c.from], &v->levels[c.to]);
-    if (!(f ? set_inputs(&c, 0, &f, 1) : choose_l0(&c)) || !complete(vs, &c, oldest_snapshot)) {
-        free_inputs(&c);
-        return false;
-    }
     *out = c;
-    return true;
+    return complete(vs, out, oldest_snapshot, f ? set_inputs(out, 0, &f, 1) : choose_l0(out));
 }
 
 /* A file of the level whose deletes are from before old_s, the oldest first; it can be helped. */
@@ -402,12 +405,12 @@ static bool has_dense(const struct level *level)
     return false;
 }
 
-bool compaction_pick_deletes(struct vset *vs, struct version *v, uint64_t oldest_snapshot, bool urgent,
-                             uint64_t old_s, struct compaction *out)
+int compaction_pick_deletes(struct vset *vs, struct version *v, uint64_t oldest_snapshot, bool urgent,
+                            uint64_t old_s, struct compaction *out)
 {
     memset(out, 0, sizeof *out);
     if (is_compacting(v))
-        return false;
+        return 0;
     struct compaction c = {.shard = v->shard, .version = v, .reason = "reads"};
     struct table_file *f = NULL;
     if (!urgent || !has_dense(&v->levels[0])) {
@@ -415,55 +418,50 @@ bool compaction_pick_deletes(struct vset *vs, struct version *v, uint64_t oldest
         while (c.from < LSM_LEVELS && !(f = aged_file(&v->levels[c.from], c.from, oldest_snapshot, old_s)))
             c.from++;
         if (!f)
-            return false;
+            return 0;
     }
     uint64_t targets[LSM_LEVELS];
     version_targets(vs, v, targets);
     c.to = c.from == 0 ? base_level(v, targets) : c.from < LAST_LEVEL ? c.from + 1 : c.from;
-    if (!(c.from ? set_inputs(&c, 0, &f, 1) : choose_l0(&c)) || !complete(vs, &c, oldest_snapshot)) {
-        free_inputs(&c);
-        return false;
-    }
     *out = c;
-    return true;
+    return complete(vs, out, oldest_snapshot, c.from ? set_inputs(out, 0, &f, 1) : choose_l0(out));
 }
 
-bool compaction_pick_down(struct vset *vs, struct version *v, unsigned level, struct table_file *f,
-                          uint64_t oldest_snapshot, struct compaction *out)
+int compaction_pick_down(struct vset *vs, struct version *v, unsigned level, struct table_file *f,
+                         uint64_t oldest_snapshot, struct compaction *out)
 {
     memset(out, 0, sizeof *out);
     if (is_compacting(v) || level == LAST_LEVEL)
-        return false;
+        return 0;
     uint64_t targets[LSM_LEVELS];
     version_targets(vs, v, targets);
     struct compaction c = {.shard = v->shard, .version = v, .from = level, .reason = "blobs"};
     c.to = level == 0 ? base_level(v, targets) : level + 1;
-    if (!(level ? set_inputs(&c, 0, &f, 1) : choose_l0(&c)) || !complete(vs, &c, oldest_snapshot)) {
-        free_inputs(&c);
-        return false;
-    }
     *out = c;
-    return true;
+    return complete(vs, out, oldest_snapshot, level ? set_inputs(out, 0, &f, 1) : choose_l0(out));
 }
 
 /*
  * Nothing is merged, so nothing may be dropped for the sake of other tables; the output is one table, however long:
  * in L0 two would share their range of seqs.
  */
-bool compaction_pick_rewrite(struct version *v, unsigned level, struct table_file *f, struct compaction *out)
+int compaction_pick_rewrite(struct version *v, unsigned level, struct table_file *f, struct compaction *out)
 {
     memset(out, 0, sizeof *out);
     if (is_compacting(v))
-        return false;
+        return 0;
     struct compaction c = {.shard = v->shard, .version = v, .from = level, .to = level, .reason = "blobs"};
-    if (!set_inputs(&c, 0, &f, 1) || !set_inputs(&c, 1, NULL, 0)) {
+    int rc = set_inputs(&c, 0, &f, 1);
+    if (!rc)
+        rc = set_inputs(&c, 1, NULL, 0);
+    if (rc) {
         free_inputs(&c);
-        return false;
+        return rc;
     }
     version_ref(v);
     mark(&c, true);
     *out = c;
-    return true;
+    return 1;
 }
 
 /* From the first file on as many as make a compaction of moderate size. */
@@ -484,12 +482,12 @@ static bool has_older(const struct level *level, uint64_t until)
     return false;
 }
 
-bool compaction_pick_all(struct vset *vs, struct version *v, uint64_t oldest_snapshot, uint64_t until,
-                         struct compaction *out)
+int compaction_pick_all(struct vset *vs, struct version *v, uint64_t oldest_snapshot, uint64_t until,
+                        struct compaction *out)
 {
     memset(out, 0, sizeof *out);
     if (is_compacting(v))
-        return false;
+        return 0;
     struct compaction c = {.shard = v->shard, .version = v, .reason = "manual"};
     while (c.from < LAST_LEVEL && !has_older(&v->levels[c.from], until))
         c.from++;
@@ -502,14 +500,10 @@ bool compaction_pick_all(struct vset *vs, struct version *v, uint64_t oldest_sna
         while (first < from->count && !is_droppable(&from->files[first]->meta, oldest_snapshot))
             first++;
     if (first == from->count)
-        return false;
-    bool chosen = c.from == 0           ? choose_l0(&c)
-                  : c.from < LAST_LEVEL ? set_inputs(&c, 0, from->files, run_length(vs, from, 0))
-                                        : set_inputs(&c, 0, from->files + first, 1);
-    if (!chosen || !complete(vs, &c, oldest_snapshot)) {
-        free_inputs(&c);
-        return false;
-    }
+        return 0;
     *out = c;
-    return true;
+    int rc = c.from == 0           ? choose_l0(out)
+             : c.from < LAST_LEVEL ? set_inputs(out, 0, from->files, run_length(vs, from, 0))
+                                   : set_inputs(out, 0, from->files + first, 1);
+    return complete(vs, out, oldest_snapshot, rc);
 }

@@ -82,8 +82,8 @@ static bool is_worth(const struct table_file *f, bool desperate)
            (desperate || f->hidden_bytes >= WORTH_BYTES || f->hidden_bytes >= f->meta.bytes / WORTH_SHARE);
 }
 
-bool compaction_pick_purge(struct version *v, uint64_t oldest_snapshot, bool desperate, uint64_t max_bytes,
-                           struct compaction *out)
+int compaction_pick_purge(struct version *v, uint64_t oldest_snapshot, bool desperate, uint64_t max_bytes,
+                          struct compaction *out)
 {
     struct compaction c = {.shard = v->shard, .purge = true, .reason = "purge"};
     struct table_file *best = NULL;
@@ -93,7 +93,7 @@ bool compaction_pick_purge(struct version *v, uint64_t oldest_snapshot, bool des
         for (size_t i = 0; i < v->levels[l].count; i++) {
             struct table_file *f = v->levels[l].files[i];
             if (f->compacting)
-                return false; /* one at a time, as for all compactions */
+                return 0; /* one at a time, as for all compactions */
             uint64_t promise = look_over(&c, v, l, i);
             bool looked_at = f->looked_seq >= c.above_seq && f->looked_snapshot == oldest_snapshot;
             if (looked_at)
@@ -107,8 +107,11 @@ bool compaction_pick_purge(struct version *v, uint64_t oldest_snapshot, bool des
             c.from = c.to = l;
         }
     }
-    if (!best || !(c.inputs[0] = malloc(sizeof(struct table_file *))))
-        return false;
+    if (!best)
+        return 0;
+    c.inputs[0] = malloc(sizeof(struct table_file *));
+    if (!c.inputs[0])
+        return -ENOMEM;
     c.inputs[0][0] = best;
     c.count[0] = 1;
     (void)look_over(&c, v, c.from, best_index);
@@ -116,7 +119,7 @@ bool compaction_pick_purge(struct version *v, uint64_t oldest_snapshot, bool des
     version_ref(v);
     best->compacting = true;
     *out = c;
-    return true;
+    return 1;
 }
 
 static int ranges_above(const struct compaction *c, const uint64_t *snapshots, size_t snapshot_count,

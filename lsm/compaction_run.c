@@ -229,7 +229,7 @@ static int rewrite_tables(struct shard *s, const struct compaction *c, struct at
 }
 
 /* With `collect` also what is done for blob files only. */
-static bool pick(struct shard *s, struct version *v, lsn_t until, bool collect, struct compaction *c)
+static int pick(struct shard *s, struct version *v, lsn_t until, bool collect, struct compaction *c)
 {
     struct lsm *db = s->db;
     uint64_t oldest = snapshot_oldest(db);
@@ -237,8 +237,12 @@ static bool pick(struct shard *s, struct version *v, lsn_t until, bool collect, 
         return compaction_pick_all(db->vset, v, oldest, until, c);
     /* On a full disk what frees the space of blob files goes first. */
     bool tight = space_is_tight(db);
-    return (collect && tight && blob_pick(s, v, oldest, c)) || compaction_pick(db->vset, v, oldest, c) ||
-           shard_pick_deletes(s, v, oldest, c) || (collect && !tight && blob_pick(s, v, oldest, c));
+    int any = collect && tight ? blob_pick(s, v, oldest, c) : 0;
+    if (!any)
+        any = compaction_pick(db->vset, v, oldest, c);
+    if (!any)
+        any = shard_pick_deletes(s, v, oldest, c);
+    return any || !collect || tight ? any : blob_pick(s, v, oldest, c);
 }
 
 /* ---- on a full disk ---- */
@@ -266,10 +270,10 @@ static int purge_once(struct shard *s)
         uint64_t oldest = snapshot_oldest(db), space = space_claimable(db);
         uint64_t fixed = table_space(0, 1), max_bytes = space > fixed ? (space - fixed) / 17 * 16 : 0;
         struct view *view = view_get(s); /* as in compact_once */
-        bool picked = compaction_pick_purge(view->version, oldest, desperate, max_bytes, &c);
+        int picked = compaction_pick_purge(view->version, oldest, desperate, max_bytes, &c);
         view_unref(view);
-        if (!picked)
-            return 0;
+        if (picked <= 0)
+            return picked;
         struct table_file *f = c.inputs[0][0];
         int result = 0;
         if (c.looked_at) {
@@ -318,14 +322,16 @@ int shard_compact(struct shard *s, lsn_t until)
         return dropped;
     /* The view's version has the current one's tables, which only this thread changes: who makes a blob file does not. */
     struct view *view = view_get(s);
-    bool any = pick(s, view->version, until, true, &c);
-    bool fits = !any || c.trivial || claim_space(s, &c, &work);
+    int any = pick(s, view->version, until, true, &c);
+    bool fits = any <= 0 || c.trivial || claim_space(s, &c, &work);
     if (!fits && !until && c.reason[0] == 'b') { /* then whatever else is due */
         compaction_release(&c);
         any = pick(s, view->version, 0, false, &c);
-        fits = any && (c.trivial || claim_space(s, &c, &work));
+        fits = any > 0 && (c.trivial || claim_space(s, &c, &work));
     }
     view_unref(view);
+    if (any < 0)
+        return any;
     __atomic_store_n(&s->compaction_too_large, fits ? 0 : work.claimed, __ATOMIC_RELAXED);
     if (any && fits) {
         int err = c.trivial ? move_table(s, &c) : rewrite_tables(s, &c, &work);

@@ -280,7 +280,7 @@ bool log_over_budget(const struct lsm *db);
 int shard_drop_covered(struct shard *s); /* tables that range deletes cover as a whole; 1 if there were any */
 void shard_note_skipped(struct shard *s, uint64_t entries); /* an iterator stepped over so many */
 int shard_seal_deletes(struct shard *s); /* 1 if it sealed the memtable for the sake of deletes in it */
-bool shard_pick_deletes(struct shard *s, struct version *v, uint64_t oldest_snapshot, struct compaction *out);
+int shard_pick_deletes(struct shard *s, struct version *v, uint64_t oldest_snapshot, struct compaction *out);
 uint64_t shard_next_age_check(struct shard *s);
 
 /* ---- recover.c ---- */

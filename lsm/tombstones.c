@@ -179,7 +179,7 @@ int shard_seal_deletes(struct shard *s)
     return seal ? shard_seal(s) : 0;
 }
 
-bool shard_pick_deletes(struct shard *s, struct version *v, uint64_t oldest_snapshot, struct compaction *out)
+int shard_pick_deletes(struct shard *s, struct version *v, uint64_t oldest_snapshot, struct compaction *out)
 {
     uint64_t now = now_s(s->db), age = s->db->options.delete_age_s;
     return compaction_pick_deletes(s->db->vset, v, oldest_snapshot, s->deletes_urgent,

@@ -242,26 +242,26 @@ struct compaction {
 };
 
 /*
- * The most useful compaction of v, or false if its shape is good, if one of its files is being compacted
- * already, or for want of memory. Marks the inputs `compacting`. With from == to (the last level) files
+ * The most useful compaction of v: 1 if there is one; 0 if its shape is good, or one of its files is being compacted
+ * already; -ENOMEM (so all that follow). Marks the inputs `compacting`. With from == to (the last level) files
  * are rewritten in place to drop tombstones. `oldest_snapshot` is the oldest seq that must stay readable,
  * SEQ_MAX if there is no snapshot: a tombstone above it can't be dropped and is no reason to compact.
  */
-bool compaction_pick(struct vset *vs, struct version *v, uint64_t oldest_snapshot, struct compaction *out);
+int compaction_pick(struct vset *vs, struct version *v, uint64_t oldest_snapshot, struct compaction *out);
 /*
  * The next step of moving everything below `until` into the last level, for lsm_compact, which repeats it
- * until it is false: all is there, without tombstones that could go. What is newer moves along with what
+ * until it is 0: all is there, without tombstones that could go. What is newer moves along with what
  * is older, but is no reason to go on, so that this ends beside writers.
  */
-bool compaction_pick_all(struct vset *vs, struct version *v, uint64_t oldest_snapshot, uint64_t until,
-                         struct compaction *out);
+int compaction_pick_all(struct vset *vs, struct version *v, uint64_t oldest_snapshot, uint64_t until,
+                        struct compaction *out);
 /*
  * The table of v of which newer ones hide most, of those that were looked at and of which no more than max_bytes would be
  * left, if that is worth it; with `desperate` anything is. Else the one of which they may hide most, to be
- * looked at. False: there is none. Released like the others.
+ * looked at. 0: there is none. Released like the others.
  */
-bool compaction_pick_purge(struct version *v, uint64_t oldest_snapshot, bool desperate, uint64_t max_bytes,
-                           struct compaction *out);
+int compaction_pick_purge(struct version *v, uint64_t oldest_snapshot, bool desperate, uint64_t max_bytes,
+                          struct compaction *out);
 /* All entries of the newer tables, in order, and their range deletes. c must outlive the iterator. */
 int compaction_above(const struct compaction *c, const uint64_t *snapshots, size_t snapshot_count,
                      struct iter **out, struct ranges *ranges);
@@ -275,13 +275,13 @@ void compaction_looked(const struct compaction *c, uint64_t oldest_snapshot, uin
  * One for the sake of deletes, if nothing else is due: tables with deletes from before `old_s` (seconds since 1970),
  * and, if reads suffer from them (`urgent`), level 0 as soon as one table there has many.
  */
-bool compaction_pick_deletes(struct vset *vs, struct version *v, uint64_t oldest_snapshot, bool urgent,
-                             uint64_t old_s, struct compaction *out);
+int compaction_pick_deletes(struct vset *vs, struct version *v, uint64_t oldest_snapshot, bool urgent,
+                            uint64_t old_s, struct compaction *out);
 /* From a level towards the last one: table f, or of level 0 all. For whoever has reasons of his own (blob_collect.c). */
-bool compaction_pick_down(struct vset *vs, struct version *v, unsigned level, struct table_file *f,
-                          uint64_t oldest_snapshot, struct compaction *out);
+int compaction_pick_down(struct vset *vs, struct version *v, unsigned level, struct table_file *f,
+                         uint64_t oldest_snapshot, struct compaction *out);
 /* The table is written anew in its place. */
-bool compaction_pick_rewrite(struct version *v, unsigned level, struct table_file *f, struct compaction *out);
+int compaction_pick_rewrite(struct version *v, unsigned level, struct table_file *f, struct compaction *out);
 void compaction_release(struct compaction *c); /* unmarks, unrefs */
 
 /* Score of the most urgent level, 1.0 = at target; and L0's count: for back-pressure. */
