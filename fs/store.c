@@ -21,6 +21,11 @@
 #define MEMORY_DEFAULT_BYTES (UINT64_C(256) << 20) /* as in lsm.h */
 #define INODE_MEMORY_SHARE 8                       /* an eighth */
 #define STATFS_BLOCK_BYTES 4096u
+/*
+ * Below, an fsync costs more by the second sync of a growing file than the log and compactions by copying: README.md,
+ * "Large contents".
+ */
+#define BLOB_MIN_BYTES (32u << 10)
 
 /* ---- messages ---- */
 
@@ -103,9 +108,8 @@ void fs_lsm_options(struct lsm_options *lsm)
     lsm->route = route;
     lsm->merge = record_merge;
     lsm->callback_arg = NULL;
-    /* On a full disk the space of files deleted here and there in blob files must come back first. */
     if (!lsm->blob_min_bytes)
-        lsm->blob_min_bytes = LSM_BLOB_NEVER;
+        lsm->blob_min_bytes = BLOB_MIN_BYTES;
 }
 
 /* ---- opening ---- */

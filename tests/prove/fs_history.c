@@ -43,6 +43,8 @@ void profile_make(struct profile *p, uint64_t seed)
                 .level_ratio = (unsigned)(2 + run_below(r, 3)),
                 .commit_ms = 20,
                 .log = proof_log,
+                .blob_min_bytes = run_one_in(r, 4) ? LSM_BLOB_NEVER : (size_t)512 << run_below(r, 7),
+                .blob_file_bytes = (16u << 10) << run_below(r, 6),
             },
         .hash_bits = run_one_in(r, 3) ? 2 : 0,
         .relatime = run_one_in(r, 3),
