@@ -937,7 +937,18 @@ static int remove_file(void *arg, const char *name)
     return 0;
 }
 
-/* A copy holds what the store does, and a power cut takes nothing of it. */
+/* A copy, `dir` of the machine `env`, holds what the store does, and a power cut takes nothing of it. */
+static void check_copy_after_cut(struct run *r, struct env *env, const char *dir)
+{
+    struct env *image = env_sim_clone(env, run_draw(r));
+    size_t mark = proof_enter(" (in a checkpoint)");
+
+    env_sim_power_cut(image, SIM_LOSE_ALL);
+    check_copy(r, image, dir);
+    proof_leave(mark);
+    env_sim_free(image);
+}
+
 static int op_checkpoint(struct run *r)
 {
     char dir[24];
@@ -948,16 +959,36 @@ static int op_checkpoint(struct run *r)
     int err = lsm_checkpoint(r->db, dir);
     if (!err) {
         proof_own_memory = true;
-        struct env *image = env_sim_clone(r->env, run_draw(r));
-        env_sim_power_cut(image, SIM_LOSE_ALL);
+        check_copy_after_cut(r, r->env, dir);
         proof_own_memory = false;
-        size_t mark = proof_enter(" (in a checkpoint)");
-        check_copy(r, image, dir);
-        proof_leave(mark);
-        env_sim_free(image);
         (void)env_list(r->env, dir, remove_file, &(struct sim_path){r->env, dir});
     }
     return failed_with(r, err);
+}
+
+/* The process is killed, and somebody who only reads makes the copy: all that is in the log is in that of the copy. */
+static int op_checkpoint_by_reader(struct run *r)
+{
+    struct lsm_options options = r->profile->options;
+    struct lsm *db;
+
+    if (r->in_doubt)
+        return 0;
+    proof_own_memory = true;
+    options.env = env_sim_clone(r->env, run_draw(r));
+    options.flags = LSM_INLINE | LSM_RDONLY;
+    int err = lsm_open(STORE, &options, &db);
+    if (!err) {
+        err = lsm_checkpoint(db, "/copy");
+        (void)lsm_close(db);
+    }
+    if (!err)
+        check_copy_after_cut(r, options.env, "/copy");
+    else if (err != -ENOSPC) /* the copy's own files are no matter of the reserve */
+        proof_fail("a checkpoint by a reader: %s", strerror(-err));
+    env_sim_free(options.env);
+    proof_own_memory = false;
+    return 0;
 }
 
 static int op_check(struct run *r)
@@ -1005,6 +1036,7 @@ static const struct operation {
     {"save a name", 2, op_save_name, false},
     {"drop a name", 1, op_drop_name, false},
     {"checkpoint", 1, op_checkpoint, true},
+    {"checkpoint by a reader", 1, op_checkpoint_by_reader, false},
     {"check", 2, op_check, false},
     {"reopen", 1, op_reopen, true},
     {"delete", 6, op_delete, false},
