@@ -22,6 +22,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/xattr.h>
 #include <time.h>
 #include <unistd.h>
@@ -32,6 +33,8 @@
 #endif
 #define HELD_MAX 8u
 #define FULL_PAUSE_NS 1000000L
+#define DYING_PAUSE_NS 10000000L
+#define DYING_TRIES 200u /* two seconds */
 
 struct writer {
     int root; /* O_PATH would do, but fsync wants a real one */
@@ -177,9 +180,32 @@ struct plan {
     bool may_fail, strict;
 };
 
-static bool died(int rc, const struct plan *p)
+static void pause_ns(long ns)
 {
-    return rc == -ENOTCONN || rc == -ECONNABORTED || (p->may_fail && (rc == -EIO || rc == -EROFS));
+    const struct timespec t = {ns / 1000000000L, ns % 1000000000L};
+
+    nanosleep(&t, NULL);
+}
+
+/* Linux ends a request with EIO that the daemon was just taking or answering when it was killed (fs/fuse/dev.c). */
+static bool is_dying(const struct plan *p, const struct writer *w)
+{
+    struct statvfs st;
+
+    for (unsigned i = 0; i < DYING_TRIES; i++) { /* statfs is never answered from a cache */
+        int rc = w->root < 0 ? statvfs(p->directory, &st) : fstatvfs(w->root, &st);
+        if (rc && (errno == ENOTCONN || errno == ECONNABORTED))
+            return true;
+        pause_ns(DYING_PAUSE_NS);
+    }
+    return false;
+}
+
+static bool died(int rc, const struct plan *p, const struct writer *w)
+{
+    if (rc == -ENOTCONN || rc == -ECONNABORTED || (p->may_fail && (rc == -EIO || rc == -EROFS)))
+        return true;
+    return rc == -EIO && is_dying(p, w);
 }
 
 /* A refusal that changed nothing, and that is no surprise. */
@@ -216,13 +242,6 @@ static void replay(struct history *h, const struct journal *j)
     }
 }
 
-static void pause_ns(long ns)
-{
-    const struct timespec t = {ns / 1000000000L, ns % 1000000000L};
-
-    nanosleep(&t, NULL);
-}
-
 static int live(struct writer *w, struct history *h, struct journal *j, const struct plan *p)
 {
     uint64_t full = 0;
@@ -238,7 +257,7 @@ static int live(struct writer *w, struct history *h, struct journal *j, const st
         r->is_sync = op.kind == OP_SYNC || op.kind == OP_SYNC_DIR;
         __atomic_store_n(&r->begin_ns, now_ns(), __ATOMIC_RELEASE);
         rc = perform(w, h, &op, &r->part);
-        if (died(rc, p))
+        if (died(rc, p, w))
             return 0; /* it stays without an end: there, or not there */
         r->rc = rc;
         __atomic_store_n(&r->end_ns, now_ns(), __ATOMIC_RELEASE);
@@ -308,7 +327,7 @@ int main(int argc, char **argv)
     w.root = open(p.directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (w.root < 0) {
         rc = -errno;
-        if (died(rc, &p)) /* before we came to anything */
+        if (died(rc, &p, &w)) /* before we came to anything */
             return 0;
         fprintf(stderr, "rehearse_writer: %s: %s\n", p.directory, strerror(-rc));
         return 1;
