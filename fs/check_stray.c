@@ -5,6 +5,7 @@
  * name get one in /lost+found, directories first whose parent is no such directory itself, so that what lies below
  * them stays there; what then still belongs to nobody is deleted.
  */
+#include "acl.h"
 #include "check_internal.h"
 
 #include <errno.h>
@@ -52,6 +53,17 @@ static const char *stray_of(const struct check *c, const uint8_t *key, size_t le
     return stray_of_object(object_find((struct check *)(uintptr_t)c, id), key[8]);
 }
 
+/* What the iterator stands at should not be there: it belongs to nobody, or is no value of its kind. */
+static const char *wrong_of(const struct check *c, struct lsm_iter *it)
+{
+    size_t len, value_len;
+    const uint8_t *key = lsm_iter_key(it, &len), *value = lsm_iter_value(it, &value_len);
+    const char *what = stray_of(c, key, len);
+    if (what || key[8] != KEY_XATTR || acl_kind_of((const char *)key + 9, len - 9) == ACL_NONE)
+        return what;
+    return acl_check(value, value_len) < 0 ? "an ACL that can't be decoded" : NULL;
+}
+
 /* Once for each id and tag. Called only when everything could be read. */
 int check_strays(struct check *c)
 {
@@ -64,7 +76,7 @@ int check_strays(struct check *c)
     for (lsm_iter_first(it); lsm_iter_valid(it); lsm_iter_next(it)) {
         size_t len;
         const uint8_t *key = lsm_iter_key(it, &len);
-        const char *what = stray_of(c, key, len);
+        const char *what = wrong_of(c, it);
         if (!what || (len >= 9 && memcmp(key, last, 9) == 0))
             continue;
         problem_id(c, len >= 8 ? get_be64(key) : 0, "%s", what);
@@ -147,7 +159,7 @@ int reattach_strays(struct check *c, size_t *done)
     return r ? r : reattach_pass(c, done, true);
 }
 
-/* What still belongs to nobody goes. */
+/* What still belongs to nobody, or can't be decoded, goes. */
 int delete_strays(struct check *c)
 {
     struct lsm_iter_options o = {.flags = LSM_NOFILL};
@@ -158,7 +170,7 @@ int delete_strays(struct check *c)
     for (lsm_iter_first(it); r == 0 && lsm_iter_valid(it); lsm_iter_next(it)) {
         size_t len;
         const uint8_t *key = lsm_iter_key(it, &len);
-        const char *what = stray_of(c, key, len);
+        const char *what = wrong_of(c, it);
         if (!what)
             continue;
         problem_id(c, len >= 8 ? get_be64(key) : 0, "%s: removed", what);

@@ -71,9 +71,10 @@ struct fs_attr {
     struct timespec atime, mtime, ctime, btime;
 };
 
-/* Who asks: owner of new files, and nothing more. */
+/* Who asks: owner of new files, and what these don't permit unless their directory's default ACL says it. */
 struct fs_caller {
     uint32_t uid, gid;
+    uint32_t umask;
 };
 
 /*
@@ -90,7 +91,8 @@ struct lsm *fs_lsm(struct fs *fs); /* for statistics and raw scans */
 int fs_lookup(struct fs *fs, fs_id parent, const char *name, size_t len, struct fs_attr *out);
 void fs_forget(struct fs *fs, fs_id id, uint64_t count);
 
-/* Regular file, fifo, socket or device. -EEXIST. mode is final (umask was applied by the caller). */
+/* Regular file, fifo, socket or device. -EEXIST. Of mode, what the caller's umask or the directory's default ACL takes
+ * away is taken away here. */
 int fs_mknod(struct fs *fs, const struct fs_caller *caller, fs_id parent, const char *name, size_t len,
              uint32_t mode, uint64_t rdev, struct fs_attr *out);
 int fs_mkdir(struct fs *fs, const struct fs_caller *caller, fs_id parent, const char *name, size_t len,
@@ -136,8 +138,14 @@ enum fs_set {
 /* The fields named by `set` are taken from `in`; *out (may be NULL) is the result. */
 int fs_setattr(struct fs *fs, fs_id id, unsigned set, const struct fs_attr *in, struct fs_attr *out);
 
-/* size 0: only the length. -ENODATA, -ERANGE, -E2BIG. flags: XATTR_CREATE, XATTR_REPLACE. Namespaces user., trusted.,
- * security.; system. is -EOPNOTSUPP. user. only on files and directories (-EPERM). */
+/*
+ * size 0: only the length. -ENODATA, -ERANGE, -E2BIG. flags: XATTR_CREATE, XATTR_REPLACE. Namespaces user., trusted.,
+ * security.; others are -EOPNOTSUPP. user. only on files and directories (-EPERM).
+ * And the two ACLs, system.posix_acl_access and, of directories, system.posix_acl_default (-EACCES): -EINVAL if it is
+ * none. Setting an access ACL sets the mode, and what is read of one follows the mode (acl.h). flags are ignored but for
+ * FS_XATTR_KILL_SGID: the setgid bit goes, since who asks is not of the file's group.
+ */
+#define FS_XATTR_KILL_SGID 0x100
 int fs_setxattr(struct fs *fs, fs_id id, const char *name, const void *value, size_t len, int flags);
 int fs_getxattr(struct fs *fs, fs_id id, const char *name, void *buf, size_t size, size_t *len);
 int fs_listxattr(struct fs *fs, fs_id id, char *buf, size_t size, size_t *len); /* NUL-terminated names */

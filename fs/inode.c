@@ -6,6 +6,7 @@
 #include "record.h"
 #include "store.h"
 #include "nowait.h"
+#include "xattr.h"
 #include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
@@ -68,6 +69,7 @@ struct itable_info inode_info(const struct inode *ino)
     struct itable_info info = {.home = ino->home};
     info.dir = S_ISDIR(ino->attr.mode);
     info.setgid = info.dir && ino->attr.mode & S_ISGID;
+    info.default_acl = info.dir && xattr_may_hand_down(ino);
     return info;
 }
 

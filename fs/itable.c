@@ -18,13 +18,13 @@ struct itable_entry {
         struct inode *memory; /* HOME_MEMORY */
     };
     uint64_t hash : 56, index : 6, kind : 2; /* kind: enum home_kind - 1 */
-    uint64_t refs : 60, dir : 1, setgid : 1, orphan : 1, hot : 1;
+    uint64_t refs : 59, dir : 1, setgid : 1, default_acl : 1, orphan : 1, hot : 1;
     struct itable_entry *chain;
 };
 static_assert(sizeof(struct itable_entry) == 40, "with 8 of malloc and at most 16 of chains: 64");
 static_assert(HOME_MEMORY - HOME_ENTRY == 3, "the kind has two bits");
 
-#define REFS_MAX ((UINT64_C(1) << 60) - 1)
+#define REFS_MAX ((UINT64_C(1) << 59) - 1)
 
 struct shard {
     pthread_mutex_t lock;
@@ -64,7 +64,8 @@ static bool is_unlinked(const struct itable_entry *e) { return e->orphan || e->k
 
 static void entry_get(const struct itable_entry *e, struct itable_info *out)
 {
-    *out = (struct itable_info){.dir = e->dir, .setgid = e->setgid, .orphan = e->orphan};
+    *out = (struct itable_info){
+        .dir = e->dir, .setgid = e->setgid, .default_acl = e->default_acl, .orphan = e->orphan};
     out->home.kind = (enum home_kind)(e->kind + 1);
     if (out->home.kind == HOME_MEMORY) {
         out->memory = e->memory;
@@ -84,6 +85,7 @@ static void entry_set(struct itable_entry *e, const struct itable_info *info)
     e->index = info->home.index & (BUCKET_ENTRIES_MAX - 1);
     e->dir = info->dir;
     e->setgid = info->setgid;
+    e->default_acl = info->default_acl;
     e->orphan = info->orphan;
     if (info->home.kind == HOME_MEMORY)
         e->memory = info->memory;

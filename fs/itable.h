@@ -24,6 +24,7 @@ struct itable_info {
     struct inode *memory; /* HOME_MEMORY, else NULL; owned by the table */
     bool dir;             /* it is a directory, dead or alive */
     bool setgid;          /* a directory that hands its group down */
+    bool default_acl;     /* a directory that may have a default ACL to hand down */
     bool orphan;
 };
 

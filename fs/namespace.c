@@ -13,6 +13,7 @@
 #include "drop.h"
 #include "mutant.h"
 #include "txn.h"
+#include "xattr.h"
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -88,7 +89,8 @@ struct creation {
     struct bucket bucket;
     struct itable_entry *entry;
     struct inode ino;
-    bool setgid; /* the parent hands its group down */
+    uint32_t umask;
+    bool inherits; /* the parent hands its group down, or perhaps an ACL */
 };
 
 /* A directory's virtual shard is a hash, so that directories spread; all else lies beside its parent. */
@@ -110,20 +112,28 @@ static int new_id(struct fs *fs, fs_id parent, bool dir, fs_id *id)
     return 0;
 }
 
-/* In a directory with the setgid bit new files get its group, and new directories the bit as well. */
-static int inherit_group(struct creation *c)
+/*
+ * In a directory with the setgid bit new files get its group, and new directories the bit as well. Permissions are by its
+ * default ACL or the umask.
+ */
+static int inherit(struct creation *c)
 {
     struct itable_info info = {.home = {.kind = HOME_DIR}};
+    uint32_t *mode = &c->ino.attr.mode;
     struct inode_view v;
 
-    if (!c->setgid)
+    if (!c->inherits) {
+        *mode &= S_ISLNK(*mode) ? ~0u : ~(c->umask & 0777u);
         return 0;
-    int r = inode_view(c->txn.fs, c->parent, &info, &v);
-    if (r == 0) {
-        c->ino.attr.gid = v.ino.attr.gid;
-        if (S_ISDIR(c->ino.attr.mode) && !mutant("setgid is not inherited"))
-            c->ino.attr.mode |= S_ISGID;
     }
+    int r = inode_view(c->txn.fs, c->parent, &info, &v);
+    if (r == 0 && v.ino.attr.mode & S_ISGID) {
+        c->ino.attr.gid = v.ino.attr.gid;
+        if (S_ISDIR(*mode) && !mutant("setgid is not inherited"))
+            *mode |= S_ISGID;
+    }
+    if (r == 0)
+        r = xattr_inherit(c->txn.fs, &v.ino, &c->ino, c->umask, c->txn.batch);
     inode_view_release(&v);
     return r;
 }
@@ -141,7 +151,7 @@ static int creation_place(struct creation *c, int *index)
         r = fs_dir_check(fs, c->parent, &info);
     if (r != 0)
         return r;
-    c->setgid = info.setgid;
+    c->inherits = info.setgid || info.default_acl;
     r = lockset_buckets(&c->locks, &place, 1);
     if (r == 0)
         r = bucket_load(fs, place.dir, place.hash, &c->bucket);
@@ -163,6 +173,7 @@ static int creation_begin(struct creation *c, struct fs *fs, const struct fs_cal
     c->ino = (struct inode){.attr = {.mode = mode, .uid = caller->uid, .gid = caller->gid}};
     c->ino.attr.nlink = S_ISDIR(mode) ? 2 : 1;
     c->parent = parent;
+    c->umask = caller->umask;
     c->name = name;
     c->len = len;
     lockset_init(&c->locks, fs->locks);
@@ -174,9 +185,9 @@ static int creation_begin(struct creation *c, struct fs *fs, const struct fs_cal
     int index = 0;
     r = creation_place(c, &index);
     if (r == 0)
-        r = inherit_group(c);
-    if (r == 0)
         r = new_id(fs, parent, S_ISDIR(mode), &c->ino.attr.id);
+    if (r == 0)
+        r = inherit(c);
     struct fs_attr *a = &c->ino.attr;
     a->atime = a->mtime = a->ctime = a->btime = c->txn.now;
     c->ino.home = (struct inode_home){HOME_ENTRY, parent, c->bucket.hash, (unsigned)index};

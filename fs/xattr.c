@@ -2,8 +2,11 @@
  * xattr.c - extended attributes: small ones in the inode's record (xattr.h), others under keys 0x05.
  *
  * `large_xattrs` of the inode says that there may be keys 0x05, and spares looking for them.
+ *
+ * ACLs are attributes that are checked, and change the mode when they are set (acl.h).
  */
 #include "xattr.h"
+#include "acl.h"
 #include "change.h"
 #include "mutant.h"
 #include "record.h"
@@ -48,7 +51,8 @@ bool xattrs_valid(const uint8_t *xattrs, size_t len)
     struct reader r = reader_of(xattrs, len);
     struct xattr x;
     while (next_xattr(&r, xattrs, &x))
-        if (x.name_len == 0 || memchr(x.name, '\0', x.name_len))
+        if (x.name_len == 0 || memchr(x.name, '\0', x.name_len) ||
+            (acl_kind_of(x.name, x.name_len) != ACL_NONE && acl_check(x.value, x.value_len) < 0))
             return false;
     return !r.bad;
 }
@@ -126,6 +130,27 @@ static void list_add(struct name_list *l, const void *name, size_t len)
     l->count++;
 }
 
+struct found {
+    const void *value;
+    size_t len;
+};
+
+/* Wherever it is; a large one is pinned in `pin`, to be released in any case. -ENODATA */
+static int find_value(struct fs *fs, const struct inode *ino, const char *name, size_t name_len,
+                      struct lsm_value *pin, struct found *out)
+{
+    struct xattr x;
+
+    *pin = (struct lsm_value){0};
+    if (find_small(ino, name, name_len, &x)) {
+        *out = (struct found){x.value, x.value_len};
+        return 0;
+    }
+    int r = get_large(fs, ino, name, name_len, pin);
+    *out = (struct found){pin->data, pin->len};
+    return r == 0 ? -ENODATA : r < 0 ? r : 0;
+}
+
 static int list_large(struct fs *fs, const struct inode *ino, struct name_list *l)
 {
     struct key lower = key_plain(ino->attr.id, KEY_XATTR);
@@ -172,6 +197,8 @@ static int check_name(const char *name, size_t *len)
     *len = strlen(name);
     if (*len == 0 || *len > FS_XATTR_NAME_MAX)
         return -ERANGE;
+    if (acl_kind_of(name, *len) != ACL_NONE)
+        return 0;
     for (unsigned i = 0; i < 3; i++)
         if (in_space(name, spaces[i]))
             return name[strlen(spaces[i])] ? 0 : -EINVAL;
@@ -221,6 +248,12 @@ static int remove_large(struct change *c, const char *name, size_t name_len)
     return r;
 }
 
+static bool is_large(const struct inode *ino, size_t name_len, size_t len)
+{
+    return name_len + len > XATTR_SMALL_MAX ||
+           ino->xattrs_len + small_bytes(name_len, len) > XATTRS_INLINE_MAX;
+}
+
 static int set_value(struct change *c, const struct setting *s, int flags)
 {
     struct xattr x;
@@ -235,8 +268,7 @@ static int set_value(struct change *c, const struct setting *s, int flags)
         return -ENODATA;
     if (small && !mutant("a small attribute stays when it grows"))
         remove_small(&c->ino, &x);
-    size_t bytes = small_bytes(s->name_len, s->len);
-    if (s->name_len + s->len > XATTR_SMALL_MAX || c->ino.xattrs_len + bytes > XATTRS_INLINE_MAX)
+    if (is_large(&c->ino, s->name_len, s->len))
         return set_large(c, s, large);
     if (large) {
         int r = remove_large(c, s->name, s->name_len);
@@ -244,31 +276,6 @@ static int set_value(struct change *c, const struct setting *s, int flags)
             return r;
     }
     return add_small(&c->ino, s->name, s->name_len, s->value, s->len);
-}
-
-int fs_setxattr(struct fs *fs, fs_id id, const char *name, const void *value, size_t len, int flags)
-{
-    struct setting s = {.name = name, .value = value, .len = len};
-    struct change c;
-
-    if (flags & ~(XATTR_CREATE | XATTR_REPLACE))
-        return -EINVAL;
-    int r = check_name(name, &s.name_len);
-    if (r < 0)
-        return r;
-    if (len > FS_XATTR_VALUE_MAX)
-        return -E2BIG;
-    r = change_begin(&c, fs, id);
-    if (r == 0 && user_refused(&c.ino, name))
-        r = -EPERM;
-    if (r == 0)
-        r = set_value(&c, &s, flags);
-    if (r == 0) {
-        c.ino.attr.ctime = c.now;
-        r = change_commit(&c);
-    }
-    change_end(&c);
-    return r;
 }
 
 static int remove_value(struct change *c, const char *name, size_t name_len)
@@ -283,6 +290,56 @@ static int remove_value(struct change *c, const char *name, size_t name_len)
     if (r <= 0)
         return r < 0 ? r : -ENODATA;
     return remove_large(c, name, name_len);
+}
+
+/* As setxattr(2) of a disk's filesystem: whether there was one before makes no difference. */
+static int set_acl(struct change *c, const struct setting *s, int flags)
+{
+    const enum acl_kind kind = acl_kind_of(s->name, s->name_len);
+    uint32_t *mode = &c->ino.attr.mode;
+
+    if (S_ISLNK(*mode))
+        return -EOPNOTSUPP;
+    int r = acl_check(s->value, s->len);
+    if (r < 0)
+        return r;
+    bool none = acl_is_empty(s->len);
+    if (kind == ACL_DEFAULT && !S_ISDIR(*mode) && !none)
+        return -EACCES;
+    if (kind == ACL_ACCESS && !none && !mutant("an ACL is set and the mode is not")) {
+        *mode = (*mode & ~0777u) | acl_mode(s->value, s->len);
+        if (flags & FS_XATTR_KILL_SGID)
+            *mode &= ~(uint32_t)S_ISGID;
+    }
+    if (!none && (kind == ACL_DEFAULT || !acl_is_minimal(s->len)))
+        return set_value(c, s, 0);
+    r = remove_value(c, s->name, s->name_len);
+    return r == -ENODATA ? 0 : r;
+}
+
+int fs_setxattr(struct fs *fs, fs_id id, const char *name, const void *value, size_t len, int flags)
+{
+    struct setting s = {.name = name, .value = value, .len = len};
+    struct change c;
+
+    if (flags & ~(XATTR_CREATE | XATTR_REPLACE | FS_XATTR_KILL_SGID))
+        return -EINVAL;
+    int r = check_name(name, &s.name_len);
+    if (r < 0)
+        return r;
+    if (len > FS_XATTR_VALUE_MAX)
+        return -E2BIG;
+    r = change_begin(&c, fs, id);
+    if (r == 0 && user_refused(&c.ino, name))
+        r = -EPERM;
+    if (r == 0)
+        r = acl_kind_of(name, s.name_len) != ACL_NONE ? set_acl(&c, &s, flags) : set_value(&c, &s, flags);
+    if (r == 0) {
+        c.ino.attr.ctime = c.now;
+        r = change_commit(&c);
+    }
+    change_end(&c);
+    return r;
 }
 
 int fs_removexattr(struct fs *fs, fs_id id, const char *name)
@@ -302,7 +359,7 @@ int fs_removexattr(struct fs *fs, fs_id id, const char *name)
         r = change_commit(&c);
     }
     change_end(&c);
-    return r;
+    return r == -ENODATA && acl_kind_of(name, name_len) != ACL_NONE ? 0 : r; /* as of a disk's filesystem */
 }
 
 /* ---- reading ---- */
@@ -339,27 +396,38 @@ static int copy_out(const void *value, size_t len, void *buf, size_t size, size_
     return 0;
 }
 
+/* Checks what is stored, and gives what was copied of it to buf, if it was, the mode's bits. */
+static int read_acl(struct fs *fs, const struct inode *ino, enum acl_kind kind, const struct found *acl,
+                    void *buf, size_t size)
+{
+    if (acl_check(acl->value, acl->len) < 0) {
+        struct key key = key_plain(ino->attr.id, KEY_XATTR);
+        return fs_damaged(fs, &key, "an ACL can't be decoded");
+    }
+    if (size > 0 && kind == ACL_ACCESS)
+        acl_follow_mode(buf, acl->len, ino->attr.mode);
+    return 0;
+}
+
 int fs_getxattr(struct fs *fs, fs_id id, const char *name, void *buf, size_t size, size_t *len)
 {
     struct lsm_value value = {0};
+    struct found found;
     struct lockset locks;
     struct inode_view v;
-    struct xattr x;
     size_t name_len;
 
     int r = check_name(name, &name_len);
     if (r < 0)
         return r;
+    const enum acl_kind kind = acl_kind_of(name, name_len);
     r = view_begin(fs, id, &locks, &v);
-    if (r == 0 && find_small(&v.ino, name, name_len, &x)) {
-        r = copy_out(x.value, x.value_len, buf, size, len);
-    } else if (r == 0) {
-        r = get_large(fs, &v.ino, name, name_len, &value);
-        if (r == 1)
-            r = copy_out(value.data, value.len, buf, size, len);
-        else if (r == 0)
-            r = -ENODATA;
-    }
+    if (r == 0)
+        r = find_value(fs, &v.ino, name, name_len, &value, &found);
+    if (r == 0)
+        r = copy_out(found.value, found.len, buf, size, len);
+    if (r == 0 && kind != ACL_NONE)
+        r = read_acl(fs, &v.ino, kind, &found, buf, size);
     view_end(&locks, &v);
     lsm_value_release(&value);
     return r;
@@ -379,4 +447,61 @@ int fs_listxattr(struct fs *fs, fs_id id, char *buf, size_t size, size_t *len)
     view_end(&locks, &v);
     *len = l.len;
     return r == 0 && size > 0 && l.len > size ? -ERANGE : r;
+}
+
+/* ---- what new inodes get ---- */
+
+bool xattr_may_hand_down(const struct inode *dir)
+{
+    struct xattr x;
+
+    return dir->large_xattrs || find_small(dir, ACL_DEFAULT_NAME, strlen(ACL_DEFAULT_NAME), &x);
+}
+
+static int add_value(struct inode *ino, const char *name, const struct found *f, struct lsm_batch *batch)
+{
+    size_t name_len = strlen(name);
+
+    if (!is_large(ino, name_len, f->len))
+        return add_small(ino, name, name_len, f->value, f->len);
+    struct key key = key_xattr(ino->attr.id, name, name_len);
+    lsm_batch_put(batch, key.bytes, key.len, f->value, f->len);
+    ino->large_xattrs = true;
+    return 0;
+}
+
+/* The mode that was asked for bounds what the ACL gives, and the ACL the mode. */
+static int inherit_acl(struct inode *ino, const struct found *acl, struct lsm_batch *batch)
+{
+    uint32_t *mode = &ino->attr.mode;
+    int r = 0;
+
+    *mode &= ~0777u | acl_mode(acl->value, acl->len);
+    if (!acl_is_minimal(acl->len))
+        r = add_value(ino, ACL_ACCESS_NAME, acl, batch);
+    if (r == 0 && S_ISDIR(*mode))
+        r = add_value(ino, ACL_DEFAULT_NAME, acl, batch);
+    return r;
+}
+
+int xattr_inherit(struct fs *fs, const struct inode *dir, struct inode *ino, uint32_t umask,
+                  struct lsm_batch *batch)
+{
+    struct lsm_value pin = {0};
+    struct found acl = {0};
+
+    if (S_ISLNK(ino->attr.mode))
+        return 0;
+    int r = find_value(fs, dir, ACL_DEFAULT_NAME, strlen(ACL_DEFAULT_NAME), &pin, &acl);
+    if (r == 0 && acl_check(acl.value, acl.len) < 0) {
+        struct key key = key_plain(dir->attr.id, KEY_XATTR);
+        r = fs_damaged(fs, &key, "a default ACL can't be decoded");
+    } else if (r == 0 && !acl_is_empty(acl.len) && !mutant("default ACLs are not inherited")) {
+        r = inherit_acl(ino, &acl, batch);
+    } else if (r == 0 || r == -ENODATA) {
+        ino->attr.mode &= ~(umask & 0777u);
+        r = 0;
+    }
+    lsm_value_release(&pin);
+    return r;
 }

@@ -2,7 +2,7 @@
  * adapter.c - see adapter.h. Names, attributes and extended attributes; contents and
  * listings are in adapter_io.c.
  *
- * Not here, because the kernel does it: permissions (default_permissions), locks, umask, the
+ * Not here, because the kernel does it: permissions (default_permissions, and ACLs with them), locks, the
  * clearing of setuid bits, O_APPEND, O_TRUNC (arrives as SETATTR). FLUSH is not implemented on
  * purpose: after one ENOSYS the kernel asks no more, and nothing waits in the daemon to be flushed.
  */
@@ -46,16 +46,22 @@ static void op_init(void *userdata, struct fuse_conn_info *conn)
     struct adapter *a = userdata;
     const unsigned off = FUSE_CAP_AUTO_INVAL_DATA                             /* we are the only writer */
                          | FUSE_CAP_ATOMIC_O_TRUNC | FUSE_CAP_HANDLE_KILLPRIV /* the kernel does both */
-                         | FUSE_CAP_DONT_MASK | FUSE_CAP_WRITEBACK_CACHE | FUSE_CAP_IOCTL_DIR |
-                         FUSE_CAP_EXPORT_SUPPORT | FUSE_CAP_POSIX_LOCKS | FUSE_CAP_FLOCK_LOCKS |
-                         FUSE_CAP_SPLICE_READ | FUSE_CAP_SPLICE_WRITE | FUSE_CAP_SPLICE_MOVE;
+                         | FUSE_CAP_WRITEBACK_CACHE | FUSE_CAP_IOCTL_DIR | FUSE_CAP_EXPORT_SUPPORT |
+                         FUSE_CAP_POSIX_LOCKS | FUSE_CAP_FLOCK_LOCKS | FUSE_CAP_SPLICE_READ |
+                         FUSE_CAP_SPLICE_WRITE | FUSE_CAP_SPLICE_MOVE;
     const unsigned on = FUSE_CAP_EXPLICIT_INVAL_DATA | FUSE_CAP_CACHE_SYMLINKS | FUSE_CAP_READDIRPLUS |
-                        FUSE_CAP_READDIRPLUS_AUTO | FUSE_CAP_PARALLEL_DIROPS | FUSE_CAP_ASYNC_READ;
+                        FUSE_CAP_READDIRPLUS_AUTO | FUSE_CAP_PARALLEL_DIROPS | FUSE_CAP_ASYNC_READ |
+                        FUSE_CAP_DONT_MASK; /* default ACLs come before the umask */
 
     conn->want &= ~off;
     conn->want |= on & conn->capable;
     if (a->writeback)
         conn->want |= FUSE_CAP_WRITEBACK_CACHE & conn->capable;
+    if (a->noacl)
+        conn->want &= ~FUSE_CAP_POSIX_ACL;
+    else
+        conn->want |= FUSE_CAP_POSIX_ACL & conn->capable;
+    a->noacl = !(conn->want & FUSE_CAP_POSIX_ACL);
     a->no_open = conn->capable & FUSE_CAP_NO_OPEN_SUPPORT;
     a->no_opendir = conn->capable & FUSE_CAP_NO_OPENDIR_SUPPORT;
     conn->max_write = FS_WRITE_MAX;
@@ -94,7 +100,7 @@ static struct fs_caller caller_of(fuse_req_t req)
 {
     const struct fuse_ctx *ctx = fuse_req_ctx(req);
 
-    return (struct fs_caller){.uid = ctx->uid, .gid = ctx->gid};
+    return (struct fs_caller){.uid = ctx->uid, .gid = ctx->gid, .umask = ctx->umask};
 }
 
 static void op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
@@ -373,16 +379,31 @@ static void op_statfs(fuse_req_t req, fuse_ino_t ino)
 
 /* ---- extended attributes ------------------------------------------------------------------- */
 
+/* The kernel hands ACLs through that it does not check itself. */
+static int refused(fuse_req_t req, fuse_ino_t ino, const char *name)
+{
+    if (control_owns(ino))
+        return -EPERM;
+    return adapter_of(req)->noacl && strncmp(name, "system.", 7) == 0 ? -EOPNOTSUPP : 0;
+}
+
 static void op_setxattr(fuse_req_t req, fuse_ino_t ino, const char *name, const char *value, size_t size,
                         int flags)
 {
-    reply_result(req, control_owns(ino) ? -EPERM
-                                        : fs_setxattr(adapter_of(req)->fs, ino, name, value, size, flags));
+    int rc = refused(req, ino, name);
+
+    if (transport_request_flags() & TRANSPORT_KILL_SGID)
+        flags |= FS_XATTR_KILL_SGID;
+    if (rc == 0)
+        rc = fs_setxattr(adapter_of(req)->fs, ino, name, value, size, flags);
+    reply_result(req, rc);
 }
 
 static void op_removexattr(fuse_req_t req, fuse_ino_t ino, const char *name)
 {
-    reply_result(req, control_owns(ino) ? -EPERM : fs_removexattr(adapter_of(req)->fs, ino, name));
+    int rc = refused(req, ino, name);
+
+    reply_result(req, rc < 0 ? rc : fs_removexattr(adapter_of(req)->fs, ino, name));
 }
 
 /* The value of `name`, or the list of names if that is NULL. */
@@ -393,6 +414,8 @@ static int fetch_xattr(fuse_req_t req, fuse_ino_t ino, const char *name, char *b
     *len = 0;
     if (control_owns(ino))
         return name ? -ENODATA : 0;
+    if (name && refused(req, ino, name) < 0)
+        return -EOPNOTSUPP;
     return name ? fs_getxattr(fs, ino, name, buf, size, len) : fs_listxattr(fs, ino, buf, size, len);
 }
 

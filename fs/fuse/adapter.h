@@ -25,6 +25,7 @@ struct adapter {
     bool no_open,
         no_opendir; /* set by INIT: the kernel can do without OPEN and CREATE, and without OPENDIR */
     bool writeback; /* -o writeback */
+    bool noacl;     /* -o noacl, or the kernel can't */
     bool tight;     /* atomic: over the inode budget, lifetimes given to the kernel are short */
     pthread_mutex_t lock;
     pthread_cond_t idle;

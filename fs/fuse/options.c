@@ -26,6 +26,7 @@ static const char usage[] =
     "  compression=HOW auto (default: Zstandard for what is at rest, LZ4 above), none, lz4 or zstd\n"
     "  noatime         reading never updates access times; relatime is the default\n"
     "  transport=KIND  auto (default), uring (FUSE over io_uring) or classic (/dev/fuse)\n"
+    "  noacl           no POSIX ACLs are shown, set or checked: a first 'ls -l' of many files is faster\n"
     "  writeback       the kernel gathers writes: they are safe from the daemon's death only after fsync or "
     "close\n"
     "  nocontrol       no control directory .shale in the root\n"
@@ -224,6 +225,10 @@ static int parse_plain(struct options *o, const char *name)
         return pass_on(o, name);
     if (strcmp(name, "nocontrol") == 0) {
         o->control = false;
+        return 0;
+    }
+    if (strcmp(name, "acl") == 0 || strcmp(name, "noacl") == 0) {
+        o->noacl = name[0] == 'n';
         return 0;
     }
     if (strcmp(name, "writeback") == 0) {

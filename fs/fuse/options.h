@@ -21,6 +21,7 @@ struct options {
     bool foreground, debug;
     bool read_only, noatime;
     bool writeback; /* the kernel gathers writes */
+    bool noacl;     /* no POSIX ACLs */
     bool control;   /* false: -o nocontrol */
     enum transport_kind transport;
     bool nodev, nosuid; /* given: root's default of dev,suid is off */

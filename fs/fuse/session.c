@@ -206,7 +206,7 @@ static int serve(struct session *s, enum transport_kind kind)
     struct transport_config config = {.session = s->fuse,
                                       .kind = kind,
                                       .max_write = FS_WRITE_MAX,
-                                      .init_flags = FUSE_PARALLEL_DIROPS,
+                                      .init_flags = FUSE_PARALLEL_DIROPS | FUSE_SETXATTR_EXT,
                                       .ended = kernel_ended,
                                       .arg = s};
 
@@ -327,6 +327,7 @@ int session_start(struct fs *fs, const struct options *options, const char *stor
     adapter_init(&s->adapter, fs, s->control);
     s->adapter.max_read = (unsigned)options->max_read_bytes;
     s->adapter.writeback = options->writeback;
+    s->adapter.noacl = options->noacl;
     if (s->ended_fd < 0 || (options->control && !s->control)) {
         log_tell("out of memory or descriptors");
         goto out;

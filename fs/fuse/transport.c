@@ -9,6 +9,10 @@
  * registered. So all that can fail is done before: rings, memory, threads. Should the kernel refuse a
  * queue even then, the connection is lost, and the caller has to mount again.
  *
+ * SETXATTR has grown a field with FUSE_SETXATTR_EXT, without which the kernel does not say that an ACL is set by somebody
+ * who may not keep the setgid bit. libfuse 3.14 knows the short form only: it gets that, and the field is handed
+ * on beside it (transport_request_flags).
+ *
  * INTERRUPT is dropped: no operation could be stopped in its middle, and those that wait are answered in any
  * case. Given to libfuse it would be remembered for a request that libfuse does not know.
  */
@@ -101,17 +105,55 @@ static void note_init(const void *request, size_t len, uint64_t wanted)
 
 static _Thread_local struct running *current;
 
+#define SETXATTR_SHORT FUSE_COMPAT_SETXATTR_IN_SIZE
+#define SETXATTR_MORE (sizeof(struct fuse_setxattr_in) - SETXATTR_SHORT)
+
+static bool is_long_setxattr(const struct transport *t, const struct running *r)
+{
+    const struct fuse_in_header *head = r->bytes;
+
+    return t->long_setxattr && r->len >= sizeof(*head) + sizeof(struct fuse_setxattr_in) &&
+           head->opcode == FUSE_SETXATTR;
+}
+
+/* Moves what stands before the new fields over them. The request as it came is kept in `was`. */
+static void shorten_setxattr(struct running *r, struct fuse_buf *request,
+                             uint8_t was[sizeof(struct fuse_in_header) + sizeof(struct fuse_setxattr_in)])
+{
+    const size_t head = sizeof(struct fuse_in_header), whole = head + sizeof(struct fuse_setxattr_in);
+    struct fuse_setxattr_in in;
+    uint8_t *bytes = r->bytes;
+
+    memcpy(was, bytes, whole);
+    memcpy(&in, bytes + head, sizeof(in));
+    if (in.setxattr_flags & FUSE_SETXATTR_ACL_KILL_SGID)
+        r->flags |= TRANSPORT_KILL_SGID;
+    memmove(bytes + SETXATTR_MORE, bytes, head + SETXATTR_SHORT);
+    ((struct fuse_in_header *)(void *)(bytes + SETXATTR_MORE))->len -= (uint32_t)SETXATTR_MORE;
+    request->mem = bytes + SETXATTR_MORE;
+    request->size -= SETXATTR_MORE;
+}
+
 void transport_run(struct transport *t, struct running *r)
 {
+    uint8_t was[sizeof(struct fuse_in_header) + sizeof(struct fuse_setxattr_in)];
     struct fuse_buf request = {.size = r->len, .mem = r->bytes};
+    const bool shorten = is_long_setxattr(t, r);
 
     assert(!current);
     r->deferred = false;
+    r->flags = 0;
+    if (shorten)
+        shorten_setxattr(r, &request, was);
     current = r;
     fs_nowait(!r->may_wait);
     fuse_session_process_buf(t->config.session, &request);
     current = NULL;
+    if (shorten && r->deferred) /* it is run again from its bytes */
+        memcpy(r->bytes, was, sizeof(was));
 }
+
+unsigned transport_request_flags(void) { return current ? current->flags : 0; }
 
 bool transport_nowait(void) { return current && !current->may_wait; }
 
@@ -200,6 +242,7 @@ static int agree(struct transport *t)
         if (t->uring)
             wanted |= FUSE_OVER_IO_URING;
         note_init(buffer, len, wanted);
+        t->long_setxattr = init_reply.add & FUSE_SETXATTR_EXT;
         transport_run(t, &r);
         if (t->uring && uring_register(t->uring) < 0)
             rc = -ECANCELED;

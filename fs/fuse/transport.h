@@ -80,6 +80,10 @@ bool transport_nowait(void);
 /* Instead of a reply: the request is run again on a slow thread. `req` is gone, the operation must return. */
 void transport_defer(fuse_req_t req);
 
+/* What the kernel says of the request that libfuse 3.14 does not hand on: TRANSPORT_KILL_* */
+#define TRANSPORT_KILL_SGID 1u /* SETXATTR of an ACL: the setgid bit goes, if the mode has it */
+unsigned transport_request_flags(void);
+
 /* Room for a reply of up to FS_WRITE_MAX bytes, until the operation returns; no copy is made of what is replied
  * from its start. Overwrites data of a WRITE. NULL: no memory. */
 void *transport_reply_buffer(void);

@@ -18,6 +18,7 @@ struct transport {
     struct classic *classic; /* with uring, too: FORGET and INTERRUPT come this way */
     struct uring *uring;     /* NULL: not live */
     bool told;               /* atomic: `ended` was called */
+    bool long_setxattr;      /* SETXATTR requests have flags of their own: FUSE_SETXATTR_EXT was agreed on */
 };
 
 /* A request on its way through libfuse and the adapter. */
@@ -26,7 +27,8 @@ struct running {
     size_t len;
     void *reply_room; /* of max_write bytes, where a reply needs no copy; NULL: there is none */
     bool may_wait;
-    bool deferred; /* out: not answered; to be run again with may_wait */
+    bool deferred;  /* out: not answered; to be run again with may_wait */
+    unsigned flags; /* set by transport_run: transport_request_flags */
 };
 void transport_run(struct transport *t, struct running *r);
 

@@ -19,7 +19,7 @@
 #define WORK_STEPS_MAX 4096u
 
 static uint8_t buf[BUF_BYTES];
-static const struct fs_caller caller = {1000, 1000};
+static const struct fs_caller caller = {.uid = 1000, .gid = 1000};
 
 struct session {
     struct fs *fs;

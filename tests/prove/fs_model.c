@@ -67,6 +67,100 @@ static unsigned entries(const struct tree *t, unsigned dir)
     return n;
 }
 
+/* ---- ACLs ---- */
+
+/* Where the permissions of the first, the last but one (mask, or the group's), and the last entry stand. */
+static size_t acl_at(const struct bytes *acl, unsigned which)
+{
+    size_t entries = (acl->len - 4) / 8;
+    size_t index = which == 0 ? 0 : entries - 3 + which;
+
+    return 4 + 8 * index + 2;
+}
+
+struct bytes *acl_random(unsigned users, uint64_t seed)
+{
+    struct bytes *b = bytes_new(4 + 8 * (users + 3 + (users > 0))), *draw = bytes_random(b->len, seed);
+    uint8_t tags[400] = {1};
+
+    memset(tags + 1, 2, users);
+    memcpy(tags + 1 + users, users ? "\4\20\40" : "\4\40", 3);
+    b->at[0] = 2;
+    for (size_t i = 0; 4 + 8 * i < b->len; i++) {
+        b->at[4 + 8 * i] = tags[i];
+        b->at[4 + 8 * i + 2] = draw->at[4 + 8 * i] & 7;
+        memcpy(b->at + 4 + 8 * i + 4, draw->at + 4 + 8 * i + 4, 3);
+    }
+    bytes_unref(draw);
+    return bytes_done(b);
+}
+
+static uint32_t acl_mode_bits(const struct bytes *acl)
+{
+    return (uint32_t)acl->at[acl_at(acl, 0)] << 6 | (uint32_t)acl->at[acl_at(acl, 1)] << 3 |
+           acl->at[acl_at(acl, 2)];
+}
+
+/* What is read of an access ACL says what the mode does. */
+static void acl_follow(struct node *n)
+{
+    struct bytes *was = n->xattr[TREE_ACL_ACCESS];
+
+    if (!was)
+        return;
+    struct bytes *b = bytes_new(was->len);
+    memcpy(b->at, was->at, was->len);
+    for (unsigned k = 0; k < 3; k++)
+        b->at[acl_at(b, k)] = n->attr.mode >> (6 - 3 * k) & 7;
+    bytes_unref(was);
+    n->xattr[TREE_ACL_ACCESS] = bytes_done(b);
+}
+
+static void acl_inherit(struct node *n, struct bytes *acl, uint32_t umask)
+{
+    if (S_ISLNK(n->attr.mode))
+        return;
+    if (!acl) {
+        n->attr.mode &= ~umask;
+        return;
+    }
+    n->attr.mode &= ~0777u | acl_mode_bits(acl);
+    if (acl->len > 4 + 3 * 8) {
+        acl->refs++;
+        n->xattr[TREE_ACL_ACCESS] = acl;
+        acl_follow(n);
+    }
+    if (S_ISDIR(n->attr.mode)) {
+        acl->refs++;
+        n->xattr[TREE_ACL_DEFAULT] = acl;
+    }
+}
+
+int tree_setacl(struct tree *t, unsigned i, unsigned which, struct bytes *acl, struct timespec now)
+{
+    uint32_t type = t->node[i]->attr.mode & S_IFMT;
+    int err = type == S_IFLNK ? -EOPNOTSUPP : which == TREE_ACL_DEFAULT && type != S_IFDIR ? -EACCES : 0;
+
+    if (err) {
+        bytes_unref(acl);
+        return err;
+    }
+    struct node *n = tree_own(t, i);
+    n->attr.ctime = now;
+    bytes_unref(n->xattr[which]);
+    n->xattr[which] = acl;
+    if (which == TREE_ACL_DEFAULT)
+        return 0;
+    n->attr.mode = (n->attr.mode & ~0777u) | acl_mode_bits(acl);
+    if (acl->len == 4 + 3 * 8) { /* the mode says it all */
+        bytes_unref(acl);
+        n->xattr[which] = NULL;
+    }
+    return 0;
+}
+
+/* ---- names ---- */
+
 int tree_create(struct tree *t, const struct tree_create *c, struct timespec now, unsigned *out)
 {
     int err = dir_error(t, c->dir);
@@ -88,6 +182,7 @@ int tree_create(struct tree *t, const struct tree_create *c, struct timespec now
         a->gid = t->node[c->dir]->attr.gid;
         a->mode |= S_ISDIR(a->mode) ? S_ISGID : 0;
     }
+    acl_inherit(t->node[i], t->node[c->dir]->xattr[TREE_ACL_DEFAULT], c->caller.umask);
     t->node[i]->content = c->target;
     a->size = c->target ? c->target->len : 0;
     name_add(t, c->dir, c->name, i, now);
@@ -256,6 +351,7 @@ int tree_setattr(struct tree *t, unsigned i, unsigned set, const struct fs_attr 
     }
     if (set & FS_SET_MODE)
         a->mode = (a->mode & S_IFMT) | (in->mode & 07777);
+    acl_follow(n);
     if (set & FS_SET_UID)
         a->uid = in->uid;
     if (set & FS_SET_GID)
@@ -324,7 +420,7 @@ int tree_setxattr(struct tree *t, unsigned i, unsigned name, struct bytes *value
 int tree_removexattr(struct tree *t, unsigned i, unsigned name, struct timespec now)
 {
     if (!t->node[i]->xattr[name])
-        return -ENODATA;
+        return name >= TREE_XATTRS_PLAIN ? 0 : -ENODATA;
     struct node *n = tree_own(t, i);
     bytes_unref(n->xattr[name]);
     n->xattr[name] = NULL;

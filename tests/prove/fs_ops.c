@@ -145,7 +145,8 @@ static int make_at(struct run *r, unsigned dir_index, unsigned name_index, uint3
 
     if (!tree_has_room(run_tree(r)) || hold(r, c.dir))
         return r->last_error;
-    c.caller = (struct fs_caller){(uint32_t)run_below(r, 5), (uint32_t)run_below(r, 5)};
+    c.caller = (struct fs_caller){(uint32_t)run_below(r, 5), (uint32_t)run_below(r, 5),
+                                  (uint32_t)run_below(r, 01000)};
     c.rdev = run_below(r, 1000);
     size_t len = 1 + run_below(r, run_one_in(r, 3) ? FS_SYMLINK_MAX : 300);
     if (S_ISLNK(mode))
@@ -259,7 +260,7 @@ static int op_rename(struct run *r)
              flags = all_flags[run_below(r, 8)];
     unsigned name = pick_entry(r, from), new_name = run_one_in(r, 2) ? pick_entry(r, to) : pick_name(r);
     struct tree_name n = tree_name(name), m = tree_name(new_name);
-    struct fs_caller caller = {(uint32_t)run_below(r, 5), (uint32_t)run_below(r, 5)};
+    struct fs_caller caller = {(uint32_t)run_below(r, 5), (uint32_t)run_below(r, 5), 0};
     struct timespec now;
 
     if (flags & RENAME_WHITEOUT && !tree_has_room(run_tree(r)))
@@ -586,7 +587,7 @@ static int op_list(struct run *r)
 static int op_setxattr(struct run *r)
 {
     static const int all_flags[] = {0, 0, 0, XATTR_CREATE, XATTR_REPLACE};
-    unsigned i = pick(r, false), name = (unsigned)run_below(r, TREE_XATTRS);
+    unsigned i = pick(r, false), name = (unsigned)run_below(r, TREE_XATTRS_PLAIN);
     int flags = all_flags[run_below(r, 5)];
     size_t len = run_one_in(r, 2)   ? run_below(r, 100)
                  : run_one_in(r, 6) ? run_below(r, 65000)
@@ -603,6 +604,27 @@ static int op_setxattr(struct run *r)
     int got;
     CALL(r, got, fs_setxattr(r->own->fs, id_of(r, i), tree_xattr_names[name], value->at, len, flags));
     bytes_unref(value);
+    return run_end(r, got, want, false);
+}
+
+/* Small ones, and ones that don't fit into an inode. */
+static int op_setacl(struct run *r)
+{
+    unsigned which = run_one_in(r, 2) ? TREE_ACL_ACCESS : TREE_ACL_DEFAULT;
+    unsigned i = pick(r, which == TREE_ACL_DEFAULT);
+    unsigned users = run_one_in(r, 4) ? (unsigned)run_below(r, 40) : (unsigned)run_below(r, 4);
+    struct timespec now;
+
+    if (hold(r, i))
+        return r->last_error;
+    struct bytes *acl = acl_random(users, run_draw(r));
+    acl->refs++;
+    struct tree *next = run_next(r, &now);
+    int want = tree_setacl(next, i, which, acl, now);
+    run_begin(r, next, want);
+    int got;
+    CALL(r, got, fs_setxattr(r->own->fs, id_of(r, i), tree_xattr_names[which], acl->at, acl->len, 0));
+    bytes_unref(acl);
     return run_end(r, got, want, false);
 }
 
@@ -764,22 +786,23 @@ static const struct operation {
     int (*run)(struct run *r);
     bool changes; /* not to be tried once the store has ended */
 } operations[] = {
-    {"create", 10, op_create, true},     {"mkdir", 5, op_mkdir, true},
-    {"symlink", 3, op_symlink, true},    {"mknod", 2, op_mknod, true},
-    {"link", 5, op_link, true},          {"unlink", 7, op_unlink, true},
-    {"rmdir", 3, op_rmdir, true},        {"rename", 10, op_rename, true},
-    {"write", 9, op_write, true},        {"append", 6, op_append, true},
-    {"truncate", 6, op_truncate, true},  {"cut", 5, op_cut, true},
-    {"setattr", 3, op_setattr, true},    {"fallocate", 5, op_fallocate, true},
-    {"read", 3, op_read, true},          {"list", 1, op_list, true},
-    {"setxattr", 6, op_setxattr, true},  {"removexattr", 3, op_removexattr, true},
-    {"lookup", 1, op_lookup, false},     {"forget", 3, op_forget, false},
-    {"sync", 2, run_sync, false},        {"fsync", 2, op_fsync, false},
-    {"work", 8, op_work, false},         {"sleep", 3, op_sleep, false},
-    {"settle", 1, op_settle, false},     {"flush", 3, run_flush, false},
-    {"compact", 1, run_compact, false},  {"reap", 4, op_reap, false},
-    {"reap all", 1, op_reap_all, false}, {"check", 1, op_check, false},
-    {"fsck", 1, op_fsck, false},         {"reopen", 2, op_reopen, false},
+    {"create", 10, op_create, true},    {"mkdir", 5, op_mkdir, true},
+    {"symlink", 3, op_symlink, true},   {"mknod", 2, op_mknod, true},
+    {"link", 5, op_link, true},         {"unlink", 7, op_unlink, true},
+    {"rmdir", 3, op_rmdir, true},       {"rename", 10, op_rename, true},
+    {"write", 9, op_write, true},       {"append", 6, op_append, true},
+    {"truncate", 6, op_truncate, true}, {"cut", 5, op_cut, true},
+    {"setattr", 3, op_setattr, true},   {"fallocate", 5, op_fallocate, true},
+    {"read", 3, op_read, true},         {"list", 1, op_list, true},
+    {"setxattr", 6, op_setxattr, true}, {"removexattr", 3, op_removexattr, true},
+    {"setacl", 4, op_setacl, true},     {"lookup", 1, op_lookup, false},
+    {"forget", 3, op_forget, false},    {"sync", 2, run_sync, false},
+    {"fsync", 2, op_fsync, false},      {"work", 8, op_work, false},
+    {"sleep", 3, op_sleep, false},      {"settle", 1, op_settle, false},
+    {"flush", 3, run_flush, false},     {"compact", 1, run_compact, false},
+    {"reap", 4, op_reap, false},        {"reap all", 1, op_reap_all, false},
+    {"check", 1, op_check, false},      {"fsck", 1, op_fsck, false},
+    {"reopen", 2, op_reopen, false},
 };
 
 void run_step(struct run *r)

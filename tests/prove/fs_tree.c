@@ -40,8 +40,14 @@ bool tree_name_find(const char *text, size_t len, unsigned *i)
     return false;
 }
 
-const char *const tree_xattr_names[TREE_XATTRS] = {
-    "user.a", "user.another", "trusted.b", "trusted.long", "security.c", "security.longer than others"};
+const char *const tree_xattr_names[TREE_XATTRS] = {"user.a",
+                                                   "user.another",
+                                                   "trusted.b",
+                                                   "trusted.long",
+                                                   "security.c",
+                                                   "security.longer than others",
+                                                   "system.posix_acl_access",
+                                                   "system.posix_acl_default"};
 
 /* ---- bytes ---- */
 

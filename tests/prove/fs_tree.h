@@ -18,7 +18,10 @@
 
 #define TREE_NODES 40u
 #define TREE_NAMES 10u
-#define TREE_XATTRS 6u
+#define TREE_XATTRS_PLAIN 6u /* the first ones; then the ACLs */
+#define TREE_ACL_ACCESS 6u
+#define TREE_ACL_DEFAULT 7u
+#define TREE_XATTRS 8u
 #define TREE_ROOT 0u
 #define TREE_FILE_MAX (320u << 10)
 
@@ -103,6 +106,9 @@ void tree_punch(struct tree *t, unsigned i, uint64_t off, uint64_t to, struct ti
 int tree_setxattr(struct tree *t, unsigned i, unsigned name, struct bytes *value, int flags,
                   struct timespec now);
 int tree_removexattr(struct tree *t, unsigned i, unsigned name, struct timespec now);
+/* An ACL (which: TREE_ACL_*) with that many named users: user, users, group, mask if there are users, other. */
+struct bytes *acl_random(unsigned users, uint64_t seed);
+int tree_setacl(struct tree *t, unsigned i, unsigned which, struct bytes *acl, struct timespec now);
 /* What reading does to access times, as relatime has it. */
 void tree_accessed(struct tree *t, unsigned i, struct timespec now);
 

@@ -93,6 +93,8 @@ static const struct defect {
     {"a moved directory keeps its parent", "fs/long"},
     {"a second name is not counted", "fs/short"},
     {"setgid is not inherited", "fs/short"},
+    {"default ACLs are not inherited", "fs/short"},
+    {"an ACL is set and the mode is not", "fs/short"},
     {"a directory with entries is removed", "fs/short"},
     {"what is unlinked is lost to who has it open", "fs/short"},
     {"setattr keeps the change time", "fs/short"},

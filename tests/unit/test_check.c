@@ -23,7 +23,7 @@
 
 #define STORE "/store"
 
-static const struct fs_caller me = {1000, 2000};
+static const struct fs_caller me = {.uid = 1000, .gid = 2000};
 static struct env *env;
 static struct fs *fs;
 static unsigned hash_bits;

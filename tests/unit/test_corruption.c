@@ -27,7 +27,7 @@
 #define STORE "/store"
 #define SHARDS 2u
 
-static const struct fs_caller me = {1000, 2000};
+static const struct fs_caller me = {.uid = 1000, .gid = 2000};
 static struct image closed;       /* the store, closed cleanly */
 static uint64_t log_from, log_to; /* LSNs of what is needed of its log */
 static bool thorough;

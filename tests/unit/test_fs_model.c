@@ -67,7 +67,7 @@ static unsigned hash_bits;
 static uint64_t state, seed;
 static unsigned step;
 static unsigned turned_away; /* calls that returned -EAGAIN */
-static const struct fs_caller me = {7, 8};
+static const struct fs_caller me = {.uid = 7, .gid = 8};
 static const char *const xattr_names[XATTRS] = {"trusted.a", "security.bb", "trusted.ccc"};
 
 static uint64_t rnd(void)

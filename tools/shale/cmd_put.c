@@ -164,7 +164,7 @@ static int write_and_rename(const struct command *cmd, struct fs *fs, const stru
 
 static int put_file(const struct command *cmd, struct fs *fs, const char *path, bool parents)
 {
-    struct fs_caller caller = {geteuid(), getegid()};
+    struct fs_caller caller = {.uid = geteuid(), .gid = getegid()};
     int status = parents ? make_parents(cmd, fs, &caller, path) : SHALE_OK;
     if (status != SHALE_OK)
         return status;
