@@ -86,6 +86,8 @@ static int set_all(struct change *c, unsigned set, const struct fs_attr *in)
         a->uid = in->uid;
     if (set & FS_SET_GID)
         a->gid = in->gid;
+    if (set & FS_SET_KILL_SUIDGID)
+        change_kill_suidgid(c);
     set_times(a, set, in, c->now);
     c->shrinks = true;       /* longer, a file has a hole at its end */
     if (more && nowait_on()) /* several commits, which can't be run again after the first */

@@ -76,6 +76,17 @@ int change_commit(struct change *c)
     return 0;
 }
 
+void change_kill_suidgid(struct change *c)
+{
+    uint32_t *mode = &c->ino.attr.mode;
+
+    if (S_ISDIR(*mode))
+        return;
+    *mode &= ~(uint32_t)S_ISUID;
+    if (*mode & S_IXGRP)
+        *mode &= ~(uint32_t)S_ISGID;
+}
+
 void change_end(struct change *c)
 {
     lockset_release(&c->locks);

@@ -23,6 +23,8 @@ struct change {
 
 int change_begin(struct change *c, struct fs *fs, fs_id id); /* -EROFS, -ESTALE, -EIO, -ENOMEM, -EAGAIN */
 int change_commit(struct change *c);
+/* POSIX, write(), "the S_ISUID and S_ISGID bits"; without execution for the group setgid means something else. */
+void change_kill_suidgid(struct change *c);
 void change_end(struct change *c); /* after change_begin, whatever it returned */
 
 #endif

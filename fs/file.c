@@ -123,7 +123,7 @@ static int write_begun(struct change *c, uint64_t off, const void *buf, size_t l
     return change_commit(c);
 }
 
-int fs_write(struct fs *fs, fs_id id, uint64_t off, const void *buf, size_t len)
+static int write_by(struct fs *fs, fs_id id, uint64_t off, const void *buf, size_t len, bool privileged)
 {
     struct change c;
 
@@ -134,10 +134,22 @@ int fs_write(struct fs *fs, fs_id id, uint64_t off, const void *buf, size_t len)
     if (len == 0)
         return 0;
     int r = change_begin(&c, fs, id);
+    if (r == 0 && !privileged)
+        change_kill_suidgid(&c);
     if (r == 0)
         r = write_begun(&c, off, buf, len);
     change_end(&c);
     return r;
+}
+
+int fs_write(struct fs *fs, fs_id id, uint64_t off, const void *buf, size_t len)
+{
+    return write_by(fs, id, off, buf, len, true);
+}
+
+int fs_write_unprivileged(struct fs *fs, fs_id id, uint64_t off, const void *buf, size_t len)
+{
+    return write_by(fs, id, off, buf, len, false);
 }
 
 /* ---- fallocate ---- */

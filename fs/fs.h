@@ -134,6 +134,9 @@ enum fs_set {
     FS_SET_CTIME = 1u << 6, /* else ctime becomes now */
     FS_SET_ATIME_NOW = 1u << 7,
     FS_SET_MTIME_NOW = 1u << 8,
+    /* Takes setuid away, and setgid if the group may execute, after what else is set: who asks has no CAP_FSETID, or
+     * the file changes hands. Not on directories. */
+    FS_SET_KILL_SUIDGID = 1u << 9,
 };
 /* The fields named by `set` are taken from `in`; *out (may be NULL) is the result. */
 int fs_setattr(struct fs *fs, fs_id id, unsigned set, const struct fs_attr *in, struct fs_attr *out);
@@ -157,6 +160,8 @@ int fs_removexattr(struct fs *fs, fs_id id, const char *name);
 int fs_read(struct fs *fs, fs_id id, uint64_t off, void *buf, size_t len, size_t *got);
 /* All or nothing, at most FS_WRITE_MAX. -EFBIG beyond FS_SIZE_MAX. */
 int fs_write(struct fs *fs, fs_id id, uint64_t off, const void *buf, size_t len);
+/* The same by somebody without CAP_FSETID: setuid and setgid go with it, as by FS_SET_KILL_SUIDGID. */
+int fs_write_unprivileged(struct fs *fs, fs_id id, uint64_t off, const void *buf, size_t len);
 /* mode: 0, FALLOC_FL_KEEP_SIZE, with FALLOC_FL_PUNCH_HOLE or FALLOC_FL_ZERO_RANGE; others -EOPNOTSUPP. */
 int fs_fallocate(struct fs *fs, fs_id id, int mode, uint64_t off, uint64_t len);
 /* whence: SEEK_DATA or SEEK_HOLE. -ENXIO. */

@@ -2,8 +2,8 @@
  * adapter.c - see adapter.h. Names, attributes and extended attributes; contents and
  * listings are in adapter_io.c.
  *
- * Not here, because the kernel does it: permissions (default_permissions, and ACLs with them), locks, the
- * clearing of setuid bits, O_APPEND, O_TRUNC (arrives as SETATTR). FLUSH is not implemented on
+ * Not here, because the kernel does it: permissions (default_permissions, and ACLs with them), locks,
+ * the clearing of file capabilities, O_APPEND, O_TRUNC (arrives as SETATTR). FLUSH is not implemented on
  * purpose: after one ENOSYS the kernel asks no more, and nothing waits in the daemon to be flushed.
  */
 #include "adapter.h"
@@ -45,7 +45,7 @@ static void op_init(void *userdata, struct fuse_conn_info *conn)
 {
     struct adapter *a = userdata;
     const unsigned off = FUSE_CAP_AUTO_INVAL_DATA                             /* we are the only writer */
-                         | FUSE_CAP_ATOMIC_O_TRUNC | FUSE_CAP_HANDLE_KILLPRIV /* the kernel does both */
+                         | FUSE_CAP_ATOMIC_O_TRUNC | FUSE_CAP_HANDLE_KILLPRIV /* V2 is ours: session.c */
                          | FUSE_CAP_WRITEBACK_CACHE | FUSE_CAP_IOCTL_DIR | FUSE_CAP_EXPORT_SUPPORT |
                          FUSE_CAP_POSIX_LOCKS | FUSE_CAP_FLOCK_LOCKS | FUSE_CAP_SPLICE_READ |
                          FUSE_CAP_SPLICE_WRITE | FUSE_CAP_SPLICE_MOVE;
@@ -342,16 +342,19 @@ static void op_setattr(fuse_req_t req, fuse_ino_t ino, struct stat *st, int to_s
                          .atime = st->st_atim,
                          .mtime = st->st_mtim,
                          .ctime = st->st_ctim};
+    unsigned set = set_of(to_set);
     struct fs_attr attr;
     int rc;
 
     (void)fi;
+    if (transport_request_flags() & TRANSPORT_KILL_SUIDGID)
+        set |= FS_SET_KILL_SUIDGID;
     if (control_owns(ino))
         rc = -EPERM;
     else if (to_set & FUSE_SET_ATTR_SIZE && st->st_size < 0)
         rc = -EFBIG;
     else
-        rc = fs_setattr(adapter_of(req)->fs, ino, set_of(to_set), &in, &attr);
+        rc = fs_setattr(adapter_of(req)->fs, ino, set, &in, &attr);
     reply_attr(req, rc, &attr);
 }
 

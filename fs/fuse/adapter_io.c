@@ -61,9 +61,14 @@ void adapter_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct
 void adapter_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, off_t off,
                    struct fuse_file_info *fi)
 {
-    int rc = control_owns(ino) ? -EPERM : fs_write(adapter_of(req)->fs, ino, (uint64_t)off, buf, size);
+    struct fs *fs = adapter_of(req)->fs;
+    int rc = -EPERM;
 
     (void)fi;
+    if (!control_owns(ino) && transport_request_flags() & TRANSPORT_KILL_SUIDGID)
+        rc = fs_write_unprivileged(fs, ino, (uint64_t)off, buf, size);
+    else if (!control_owns(ino))
+        rc = fs_write(fs, ino, (uint64_t)off, buf, size);
     if (rc < 0)
         reply_result(req, rc);
     else

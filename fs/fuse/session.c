@@ -206,7 +206,8 @@ static int serve(struct session *s, enum transport_kind kind)
     struct transport_config config = {.session = s->fuse,
                                       .kind = kind,
                                       .max_write = FS_WRITE_MAX,
-                                      .init_flags = FUSE_PARALLEL_DIROPS | FUSE_SETXATTR_EXT,
+                                      .init_flags =
+                                          FUSE_PARALLEL_DIROPS | FUSE_SETXATTR_EXT | FUSE_HANDLE_KILLPRIV_V2,
                                       .ended = kernel_ended,
                                       .arg = s};
 

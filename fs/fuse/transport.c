@@ -134,6 +134,27 @@ static void shorten_setxattr(struct running *r, struct fuse_buf *request,
     request->size -= SETXATTR_MORE;
 }
 
+/*
+ * With FUSE_HANDLE_KILLPRIV_V2 a SETATTR that sets nothing at all is Linux's request to take setuid and setgid away, before
+ * a write or fallocate, or for chown(-1, -1): it forgets to say so, but sends it for nothing else. The reply tells it of
+ * the new mode, which it would not look at again before an exec.
+ */
+static unsigned kill_flag(const struct running *r)
+{
+    const struct fuse_in_header *head = r->bytes;
+    const uint32_t says_nothing = FATTR_FH | FATTR_LOCKOWNER | FATTR_CTIME;
+    uint32_t said = 0;
+
+    if (r->len >= sizeof(*head) + sizeof(struct fuse_write_in) && head->opcode == FUSE_WRITE) {
+        said = ((const struct fuse_write_in *)(const void *)(head + 1))->write_flags;
+        return said & FUSE_WRITE_KILL_SUIDGID ? TRANSPORT_KILL_SUIDGID : 0;
+    }
+    if (r->len < sizeof(*head) + sizeof(struct fuse_setattr_in) || head->opcode != FUSE_SETATTR)
+        return 0;
+    said = ((const struct fuse_setattr_in *)(const void *)(head + 1))->valid;
+    return said & FATTR_KILL_SUIDGID || !(said & ~says_nothing) ? TRANSPORT_KILL_SUIDGID : 0;
+}
+
 void transport_run(struct transport *t, struct running *r)
 {
     uint8_t was[sizeof(struct fuse_in_header) + sizeof(struct fuse_setxattr_in)];
@@ -142,7 +163,7 @@ void transport_run(struct transport *t, struct running *r)
 
     assert(!current);
     r->deferred = false;
-    r->flags = 0;
+    r->flags = t->kills_suidgid ? kill_flag(r) : 0;
     if (shorten)
         shorten_setxattr(r, &request, was);
     current = r;
@@ -243,6 +264,7 @@ static int agree(struct transport *t)
             wanted |= FUSE_OVER_IO_URING;
         note_init(buffer, len, wanted);
         t->long_setxattr = init_reply.add & FUSE_SETXATTR_EXT;
+        t->kills_suidgid = init_reply.add & FUSE_HANDLE_KILLPRIV_V2;
         transport_run(t, &r);
         if (t->uring && uring_register(t->uring) < 0)
             rc = -ECANCELED;

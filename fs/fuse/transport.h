@@ -81,7 +81,8 @@ bool transport_nowait(void);
 void transport_defer(fuse_req_t req);
 
 /* What the kernel says of the request that libfuse 3.14 does not hand on: TRANSPORT_KILL_* */
-#define TRANSPORT_KILL_SGID 1u /* SETXATTR of an ACL: the setgid bit goes, if the mode has it */
+#define TRANSPORT_KILL_SGID 1u    /* SETXATTR of an ACL: the setgid bit goes, if the mode has it */
+#define TRANSPORT_KILL_SUIDGID 2u /* WRITE and SETATTR: setuid goes, and setgid as write() has it */
 unsigned transport_request_flags(void);
 
 /* Room for a reply of up to FS_WRITE_MAX bytes, until the operation returns; no copy is made of what is replied

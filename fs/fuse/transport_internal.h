@@ -19,6 +19,7 @@ struct transport {
     struct uring *uring;     /* NULL: not live */
     bool told;               /* atomic: `ended` was called */
     bool long_setxattr;      /* SETXATTR requests have flags of their own: FUSE_SETXATTR_EXT was agreed on */
+    bool kills_suidgid;      /* it is for us to take setuid and setgid away: FUSE_HANDLE_KILLPRIV_V2 was */
 };
 
 /* A request on its way through libfuse and the adapter. */

@@ -13,25 +13,6 @@ acl_of() { getfacl -cpEn "$1" | tr '\n' ' ' | sed 's/ *$//'; }
 
 mode_of() { stat -c %a "$1"; }
 
-# A command as an ordinary user of that number, with no group but its own.
-as() {
-    local user=$1
-    shift
-    setpriv --reuid "$user" --regid "$user" --clear-groups -- "$@"
-}
-
-# The mount has to be reached by others.
-start_open_store() {
-    require_root
-    local dir=$BATS_TEST_TMPDIR
-    while [ "$dir" != / ]; do
-        [ -n "$(find "$dir" -maxdepth 0 -perm -o+x)" ] || chmod o+x "$dir"
-        dir=$(dirname "$dir")
-    done
-    start_store -o allow_other "$@"
-    chmod 755 "$MNT"
-}
-
 @test "an access ACL and the mode are one thing, whichever is set" {
     start_store
     cd "$MNT"

@@ -123,6 +123,25 @@ start_store() {
     return 1
 }
 
+# as USER COMMAND...: as an ordinary user of that number, with no group but its own; needs root.
+as() {
+    local user=$1
+    shift
+    setpriv --reuid "$user" --regid "$user" --clear-groups -- "$@"
+}
+
+# As start_store, and other users reach the mount.
+start_open_store() {
+    require_root
+    local dir=$BATS_TEST_TMPDIR
+    while [ "$dir" != / ]; do
+        [ -n "$(find "$dir" -maxdepth 0 -perm -o+x)" ] || chmod o+x "$dir"
+        dir=$(dirname "$dir")
+    done
+    start_store -o allow_other "$@"
+    chmod 755 "$MNT"
+}
+
 stop_store() {
     shale umount "$MNT" || return 1
     wait "$DAEMON" || {

@@ -250,3 +250,66 @@ assert os.pread(fd, 5000, 996) == b"332" + b"3"
     assert_same_tree "$TOP/fs" "$MNT/fs"
     assert_equal "$(stat -c %s "$MNT/f")" 1000
 }
+
+# The daemon takes setuid and setgid away where the kernel leaves that to it (FUSE_HANDLE_KILLPRIV_V2): when, and that the
+# kernel learns of it at once. Each line: who, what, the mode before and after. As ext4 does it.
+@test "setuid, setgid and file capabilities go when a file is written to, cut or changes hands" {
+    start_open_store
+    cd "$MNT"
+    touch f
+    chown 5:6 f
+    local who how before after
+    while read -r who before after how; do
+        chmod "$before" f
+        if [ "$who" = other ]; then as 1234 sh -c "$how"; else sh -c "$how"; fi
+        # First what an exec would see.
+        if [ "$after" -lt 4000 ]; then run ! test -u f; else test -u f; fi
+        echo "$who $before $how"
+        [ "$(stat -c %a f)" = "$after" ]
+    done <<'END'
+other 6777 777 echo x >>f
+other 6766 2766 echo x >>f
+other 2777 777 echo x >>f
+other 4777 777 : >f
+other 6777 777 truncate -s 3 f
+other 6777 777 fallocate -l 10000 f
+other 6777 777 fallocate -p -o 0 -l 4096 f
+root 6777 6777 echo x >>f
+root 6777 6777 truncate -s 3 f
+root 6777 777 chown 7 f
+root 6766 2766 chown 5 f
+root 6777 777 chgrp 8 f
+END
+    chmod 2755 .
+    chown 3:4 .
+    [ "$(stat -c %a .)" = 2755 ]
+    chmod 777 f
+    python3 - <<'END'
+import os
+capability = b"\1\0\0\2" + b"\0\40\0\0" + bytes(12)
+def has():
+    return "security.capability" in os.listxattr("f")
+def gone(after):
+    os.setxattr("f", "security.capability", capability)
+    assert has()
+    after()
+    assert not has(), after
+fd = os.open("f", os.O_RDWR)
+os.write(fd, b"first, so that the kernel knows of none")
+gone(lambda: os.write(fd, b"x"))
+gone(lambda: os.truncate("f", 1))
+gone(lambda: os.chown("f", 5, 6))
+gone(lambda: os.posix_fallocate(fd, 0, 100))
+END
+}
+
+@test "many writes ask for capabilities once" {
+    start_store -d
+    python3 -c '
+import os, sys
+fd = os.open(sys.argv[1] + "/f", os.O_CREAT | os.O_WRONLY)
+for i in range(50):
+    os.write(fd, b"x" * 100)' "$MNT"
+    [ "$(grep -c 'opcode: WRITE ' "$LOG")" -ge 50 ] # what could not be done without waiting is shown twice
+    [ "$(grep -c 'opcode: GETXATTR ' "$LOG")" -lt 10 ] || skip "this kernel asks each time"
+}

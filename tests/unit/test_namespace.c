@@ -510,6 +510,36 @@ static void test_attributes(void **arg)
     assert_int_equal(fs_setattr(fs, f, FS_SET_SIZE, &set, &a), -EFBIG);
 }
 
+static void test_suidgid(void **arg)
+{
+    static const struct {
+        uint32_t before, after;
+    } cases[] = {{06777, 0777}, {06766, 02766}, {02710, 0710}, {02700, 02700}, {04644, 0644}, {0755, 0755}};
+    struct fs_attr set = {.size = 3, .uid = 5}, a;
+    (void)arg;
+    fs_id f = make(FS_ID_ROOT, "f", S_IFREG), dir = make(FS_ID_ROOT, "dir", S_IFDIR);
+    for (unsigned i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        set.mode = cases[i].before;
+        for (unsigned how = 0; how < 3; how++) {
+            assert_int_equal(fs_setattr(fs, f, FS_SET_MODE, &set, NULL), 0);
+            if (how == 0)
+                assert_int_equal(fs_write_unprivileged(fs, f, 0, "x", 1), 0);
+            else
+                assert_int_equal(
+                    fs_setattr(fs, f, FS_SET_KILL_SUIDGID | (how == 1 ? FS_SET_SIZE : FS_SET_UID), &set, &a),
+                    0);
+            assert_int_equal(attr_of(f).mode & 07777, cases[i].after);
+        }
+        assert_int_equal(fs_setattr(fs, f, FS_SET_MODE, &set, NULL), 0);
+        assert_int_equal(fs_write(fs, f, 0, "x", 1), 0);
+        assert_int_equal(attr_of(f).mode & 07777, cases[i].before);
+    }
+    set.mode = 02777;
+    assert_int_equal(fs_setattr(fs, dir, FS_SET_MODE, &set, NULL), 0);
+    assert_int_equal(fs_setattr(fs, dir, FS_SET_KILL_SUIDGID | FS_SET_UID, &set, &a), 0);
+    assert_int_equal(a.mode & 07777, 02777);
+}
+
 static void test_atime(void **arg)
 {
     struct fs_attr set = {.atime = {100, 0}}, a;
@@ -1179,6 +1209,7 @@ int main(void)
         TEST(test_rmdir),
         TEST(test_rename),
         TEST(test_attributes),
+        TEST(test_suidgid),
         TEST(test_atime),
         TEST(test_xattr),
         TEST(test_truncate_many),
