@@ -274,7 +274,8 @@ static void look_quickly(struct lsm *db)
         return;
     pthread_mutex_unlock(&db->space.lock);
     struct needs needs = look_at_shards(db);
-    pthread_mutex_lock(&db->space.lock);
+    if (pthread_mutex_trylock(&db->space.lock)) /* it may take as long as allocating the reserve does */
+        return;
     look(db, needs, db_inline(db));
     pthread_mutex_unlock(&db->space.lock);
 }
