@@ -68,6 +68,42 @@ static void text_latency(FILE *f, const char *name, const struct lsm_latency *l)
                 (double)l->max_ns / 1e3);
 }
 
+static const char *const stall_names[LSM_STALLS] = {
+    [LSM_STALL_LEVEL0] = "level0",
+    [LSM_STALL_MEMTABLES] = "memtables",
+    [LSM_STALL_LOG] = "log",
+    [LSM_STALL_DISK] = "disk",
+};
+
+static void stalls_of(const struct lsm_shard_stats *s, uint64_t *count, uint64_t *ns, uint64_t *longest_ns)
+{
+    *count = *ns = *longest_ns = 0;
+    for (unsigned i = 0; i < LSM_STALLS; i++) {
+        *count += s->stall[i].count;
+        *ns += s->stall[i].ns;
+        if (s->stall[i].longest_ns > *longest_ns)
+            *longest_ns = s->stall[i].longest_ns;
+    }
+}
+
+static void text_stalls(FILE *f, const struct lsm_shard_stats *s)
+{
+    uint64_t count, ns, longest_ns;
+    char a[24];
+
+    stalls_of(s, &count, &ns, &longest_ns);
+    fprintf(f, "  stalls         %" PRIu64 ", %.3f s, the longest %.3f s\n", count, (double)ns / 1e9,
+            (double)longest_ns / 1e9);
+    for (unsigned i = 0; i < LSM_STALLS; i++)
+        if (s->stall[i].count || s->stall[i].waiting)
+            fprintf(f, "    %-12s %" PRIu64 ", %.3f s, the longest %.3f s; %" PRIu64 " waiting now\n",
+                    stall_names[i], s->stall[i].count, (double)s->stall[i].ns / 1e9,
+                    (double)s->stall[i].longest_ns / 1e9, s->stall[i].waiting);
+    if (s->limited_by < LSM_STALLS)
+        fprintf(f, "  slowed down    by %s, to %s a second\n", stall_names[s->limited_by],
+                human(s->limit_bytes_per_s, a));
+}
+
 static void text_shard(FILE *f, unsigned index, const struct lsm_shard_stats *s)
 {
     char a[24], b[24];
@@ -80,7 +116,7 @@ static void text_shard(FILE *f, unsigned index, const struct lsm_shard_stats *s)
             " entries dropped\n",
             s->compactions, human(s->compact_bytes_read, a), human(s->compact_bytes_written, b),
             s->trivial_moves, s->entries_dropped);
-    fprintf(f, "  stalls         %" PRIu64 ", %.3f s\n", s->stalls, (double)s->stall_ns / 1e9);
+    text_stalls(f, s);
     text_latency(f, "get", &s->latency[LSM_OP_GET]);
     text_latency(f, "seek", &s->latency[LSM_OP_SEEK]);
     text_latency(f, "commit", &s->latency[LSM_OP_COMMIT]);
@@ -193,6 +229,27 @@ static void json_latency(FILE *f, const char *name, const struct lsm_latency *l)
     fputc('}', f);
 }
 
+/* "stalls" and "stall_ns" of all reasons together are older than "stall". */
+static void json_stalls(FILE *f, const struct lsm_shard_stats *s)
+{
+    uint64_t count, ns, longest_ns;
+
+    stalls_of(s, &count, &ns, &longest_ns);
+    json_u64(f, "stalls", count);
+    json_u64(f, "stall_ns", ns);
+    json_u64(f, "stall_longest_ns", longest_ns);
+    fprintf(f, ",\"stall\":{");
+    for (unsigned i = 0; i < LSM_STALLS; i++) {
+        fprintf(f, "%s\"%s\":{\"count\":%" PRIu64, i ? "," : "", stall_names[i], s->stall[i].count);
+        json_u64(f, "ns", s->stall[i].ns);
+        json_u64(f, "longest_ns", s->stall[i].longest_ns);
+        json_u64(f, "waiting", s->stall[i].waiting);
+        fputc('}', f);
+    }
+    fprintf(f, "},\"limited_by\":\"%s\"", s->limited_by < LSM_STALLS ? stall_names[s->limited_by] : "");
+    json_u64(f, "limit_bytes_per_s", s->limit_bytes_per_s);
+}
+
 static void json_shard(FILE *f, unsigned index, const struct lsm_shard_stats *s)
 {
     fprintf(f, "%s{\"shard\":%u", index ? "," : "", index);
@@ -205,8 +262,7 @@ static void json_shard(FILE *f, unsigned index, const struct lsm_shard_stats *s)
     json_u64(f, "compact_bytes_written", s->compact_bytes_written);
     json_u64(f, "trivial_moves", s->trivial_moves);
     json_u64(f, "entries_dropped", s->entries_dropped);
-    json_u64(f, "stalls", s->stalls);
-    json_u64(f, "stall_ns", s->stall_ns);
+    json_stalls(f, s);
     json_latency(f, "get", &s->latency[LSM_OP_GET]);
     json_latency(f, "seek", &s->latency[LSM_OP_SEEK]);
     json_latency(f, "commit", &s->latency[LSM_OP_COMMIT]);

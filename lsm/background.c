@@ -91,6 +91,7 @@ static int compact(struct shard *s)
     if (!result)
         result = shard_compact(s, 0);
     shard_note(s, &s->compact_failure, "compaction", result == -ECANCELED ? 0 : result);
+    __atomic_store_n(&s->compaction_fails, s->compact_failure.error != 0, __ATOMIC_RELAXED);
     return result;
 }
 
@@ -249,6 +250,7 @@ static void shard_main(void *arg)
         }
         s->kicked = false;
         pthread_mutex_unlock(&s->work_lock);
+        stall_l0_busy(s);
         while (shard_step(s) > 0 && !__atomic_load_n(&s->stop, __ATOMIC_RELAXED))
             ;
         s->age_check_ns = shard_next_age_check(s);

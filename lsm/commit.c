@@ -19,7 +19,6 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #define CHANGES_ON_STACK 32u
 /* How long background work is waited for that might make space for a delete: a try that fails is repeated every 250 ms. */
@@ -42,6 +41,7 @@ struct plan {
     uint8_t *own_payload;
     struct large *large;
     size_t large_count;
+    bool paced;   /* it has waited as long as back-pressure demands */
     bool may_log; /* the large values may go into the log, if there is no space for them elsewhere */
     struct batch_change *changes;
     uint8_t *shard_of;
@@ -178,7 +178,7 @@ static int plan_make(struct lsm *db, const struct lsm_batch *batch, bool in_log,
     p->own_payload = NULL;
     p->large = NULL;
     p->large_count = 0;
-    p->may_log = false;
+    p->may_log = p->paced = false;
     p->changes = p->changes_stack;
     p->shard_of = p->shard_stack;
     if (batch->count > CHANGES_ON_STACK) {
@@ -345,49 +345,7 @@ void db_insert(struct lsm *db, const struct batch_change *changes, const uint8_t
     }
 }
 
-/* ---- back-pressure ---- */
-
-static void sleep_ns(uint64_t ns)
-{
-    struct timespec t = {(time_t)(ns / 1000000000u), (long)(ns % 1000000000u)};
-    nanosleep(&t, NULL);
-}
-
-/* Too many tables in L0 make reads slow: writers are delayed in proportion, and stopped at the end. */
-static int pressure(struct shard *s, bool nowait, bool shrinks)
-{
-    for (;;) {
-        uint64_t since = shard_count(s, SHARD_STEPS);
-        struct view *v = view_get(s);
-        size_t l0 = v->version->levels[0].count;
-        view_unref(v);
-        if (l0 < L0_SLOWDOWN || __atomic_load_n(&s->compaction_broken, __ATOMIC_RELAXED))
-            return 0;
-        if (__atomic_load_n(&s->compaction_too_large, __ATOMIC_RELAXED)) /* there is nothing to wait for */
-            return shrinks || l0 < L0_STOP ? 0 : -ENOSPC;
-        if (nowait)
-            return -EAGAIN;
-        uint64_t began = env_mono_ns(s->db->env);
-        int err = 0;
-        if (db_inline(s->db) || l0 >= L0_STOP)
-            err = shard_wait(s, SHARD_STEPS, since);
-        else
-            sleep_ns(DELAY_NS_MAX * (l0 - L0_SLOWDOWN + 1) / (L0_STOP - L0_SLOWDOWN));
-        count_add(&s->stalls, 1);
-        count_add(&s->stall_ns, env_mono_ns(s->db->env) - began);
-        if (err || (!db_inline(s->db) && l0 < L0_STOP))
-            return err;
-    }
-}
-
-static int all_pressure(struct lsm *db, uint64_t mask, bool nowait, bool shrinks)
-{
-    int err = 0;
-    for (unsigned i = 0; !err && i < db->shard_count; i++)
-        if (mask >> i & 1)
-            err = pressure(&db->shards[i], nowait, shrinks);
-    return err;
-}
+/* ---- waiting for room ---- */
 
 static int wait_for_room(const struct full *full, bool nowait)
 {
@@ -395,23 +353,24 @@ static int wait_for_room(const struct full *full, bool nowait)
     shard_kick(s);
     if (nowait)
         return -EAGAIN;
-    uint64_t began = env_mono_ns(s->db->env);
+    uint64_t began = stall_begin(s, LSM_STALL_MEMTABLES);
     int err = shard_wait(s, SHARD_FLUSHES, full->since);
-    count_add(&s->stalls, 1);
-    count_add(&s->stall_ns, env_mono_ns(s->db->env) - began);
+    stall_end(s, LSM_STALL_MEMTABLES, began);
     return err;
+}
+
+/* Waits are counted in the first shard of the batch. */
+static struct shard *first_shard(struct lsm *db, const struct plan *p)
+{
+    return &db->shards[__builtin_ctzll(p->mask)];
 }
 
 /*
  * On a full disk nothing goes into the log's last segment file: the next open would need another to go on after
  * a crash. Flushing gives used ones back; if there is but one, the reserve has space for a second.
  */
-static int prepare_spare(struct lsm *db, bool nowait)
+static int make_spare(struct lsm *db)
 {
-    if (!space_is_tight(db) || wal_has_spare(db->wal))
-        return 0;
-    if (nowait)
-        return -EAGAIN;
     if (wal_make_spare(db->wal) == 0)
         return 0;
     int err = lsm_flush(db);
@@ -423,16 +382,41 @@ static int prepare_spare(struct lsm *db, bool nowait)
     return err;
 }
 
-/* Room in the log. Where a full disk has none for another segment, flushing gives used ones back. */
-static int prepare_log(struct lsm *db, size_t payload_bytes, bool nowait)
+static int prepare_spare(struct lsm *db, const struct plan *p, bool nowait)
 {
-    int err = prepare_spare(db, nowait);
+    if (!space_is_tight(db) || wal_has_spare(db->wal))
+        return 0;
+    if (nowait)
+        return -EAGAIN;
+    uint64_t began = stall_begin(first_shard(db, p), LSM_STALL_DISK);
+    int err = make_spare(db);
+    stall_end(first_shard(db, p), LSM_STALL_DISK, began);
+    return err;
+}
+
+/* Where a full disk has no space for another segment, flushing gives used ones back. */
+static int flush_for_segment(struct lsm *db, const struct plan *p)
+{
+    uint64_t began = stall_begin(first_shard(db, p), LSM_STALL_DISK);
+    int err = lsm_flush(db);
     if (!err)
-        err = wal_prepare(db->wal, payload_bytes, nowait);
-    if (err != -ENOSPC)
-        return err;
-    err = lsm_flush(db);
-    return err ? err : wal_prepare(db->wal, payload_bytes, nowait);
+        err = wal_prepare(db->wal, p->payload_len, false);
+    stall_end(first_shard(db, p), LSM_STALL_DISK, began);
+    return err;
+}
+
+/* Room in the log. */
+static int prepare_log(struct lsm *db, const struct plan *p, bool nowait)
+{
+    int err = prepare_spare(db, p, nowait);
+    if (!err)
+        err = wal_prepare(db->wal, p->payload_len, true);
+    if (err == -EAGAIN && !nowait) {
+        uint64_t began = stall_begin(first_shard(db, p), LSM_STALL_LOG);
+        err = wal_prepare(db->wal, p->payload_len, false);
+        stall_end(first_shard(db, p), LSM_STALL_LOG, began);
+    }
+    return err == -ENOSPC && !nowait ? flush_for_segment(db, p) : err;
 }
 
 int db_wait_for_space(struct lsm *db)
@@ -479,10 +463,13 @@ static int try_plan(struct lsm *db, struct plan *p, bool nowait, bool shrinks, l
 {
     struct view *retired[SHARDS_MAX] = {0};
     int err = db_writable(db);
+    if (!err && !p->paced) {
+        err = stall_hold_back(db, p->mask, p->payload_len / (unsigned)__builtin_popcountll(p->mask), nowait,
+                              shrinks);
+        p->paced = err == 0;
+    }
     if (!err)
-        err = all_pressure(db, p->mask, nowait, shrinks);
-    if (!err)
-        err = prepare_log(db, p->payload_len, nowait);
+        err = prepare_log(db, p, nowait);
     if (!err && nowait && p->large_count) { /* what is written and then turned away was written in vain */
         err = lock_shards(db, p->mask, true);
         if (!err)
@@ -506,6 +493,14 @@ static int try_plan(struct lsm *db, struct plan *p, bool nowait, bool shrinks, l
     return err ? err : -EAGAIN;
 }
 
+static int wait_for_space(struct lsm *db, const struct plan *p)
+{
+    uint64_t began = stall_begin(first_shard(db, p), LSM_STALL_DISK);
+    int err = db_wait_for_space(db);
+    stall_end(first_shard(db, p), LSM_STALL_DISK, began);
+    return err;
+}
+
 static int commit_plan(struct lsm *db, struct plan *p, unsigned flags, lsn_t *end)
 {
     bool nowait = flags & LSM_NOWAIT, shrinks = flags & LSM_SHRINK;
@@ -514,7 +509,7 @@ static int commit_plan(struct lsm *db, struct plan *p, unsigned flags, lsn_t *en
         return err;
     do {
         err = try_plan(db, p, nowait, shrinks, end);
-        if (err == -ENOSPC && shrinks && !p->may_log && (nowait || db_wait_for_space(db) == 0))
+        if (err == -ENOSPC && shrinks && !p->may_log && (nowait || wait_for_space(db, p) == 0))
             err = -EAGAIN;
     } while (err == -EAGAIN && !nowait);
     return err;
@@ -596,7 +591,7 @@ int lsm_commit(struct lsm *db, const struct lsm_batch *batch, unsigned flags)
     if (err)
         return err;
     p.may_log = may_log && p.large_count;
-    struct shard *first = &db->shards[__builtin_ctzll(p.mask)];
+    struct shard *first = first_shard(db, &p);
     uint64_t began = db_latency_begin(db, LSM_OP_COMMIT);
     lsn_t end = 0;
     err = commit_plan(db, &p, flags, &end);

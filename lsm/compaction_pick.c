@@ -8,7 +8,7 @@
  * are empty, or being emptied.
  *
  * Scores are size / target, for L0 files / 4. At 1.0 and above the highest wins. In L0 all files
- * are taken, as they overlap; in other levels the one that drags in least of the next level. A table
+ * are taken, as they overlap (the oldest L0_INPUTS_MAX); at L0_STOP and more nothing else comes first. In other levels the one that drags in least of the next level. A table
  * of many tombstones is a reason of its own: for reads they are in the way, for space they hold
  * what they hide.
  *
@@ -17,6 +17,7 @@
  *
  * Threads: the shard's background thread; compactions of one shard do not overlap in time.
  */
+#include "pressure.h"
 #include "vset_internal.h"
 
 #include <assert.h>
@@ -28,6 +29,7 @@
 #define BASE_WRITE_BUFFERS 4   /* what one compaction of L0 brings */
 #define DENSE_DELETES_MIN 1000 /* fewer cost a scan less than a millisecond */
 #define EXPAND_TABLES_MAX 25   /* a compaction grows for free inputs up to that many tables */
+#define L0_INPUTS_MAX 48       /* the oldest ones: each has an iterator with up to 256 KiB */
 #define MANUAL_TABLES_MAX 10   /* taken at a time on the way to the last level: bounds the space used twice */
 
 /* ---- targets ---- */
@@ -349,7 +351,8 @@ static int choose_l0(struct compaction *c)
 {
     const struct level *l0 = &c->version->levels[0];
     struct table_file *movable = movable_l0_file(c->version, c->to);
-    return movable ? set_inputs(c, 0, &movable, 1) : set_inputs(c, 0, l0->files, l0->count);
+    size_t count = l0->count < L0_INPUTS_MAX ? l0->count : L0_INPUTS_MAX;
+    return movable ? set_inputs(c, 0, &movable, 1) : set_inputs(c, 0, l0->files + l0->count - count, count);
 }
 
 int compaction_pick(struct vset *vs, struct version *v, uint64_t oldest_snapshot, struct compaction *out)
@@ -370,6 +373,9 @@ int compaction_pick(struct vset *vs, struct version *v, uint64_t oldest_snapshot
         best = score;
         c.from = l;
         c.reason = score == size ? (l ? "size" : "l0") : "tombstones";
+        if (l == 0 &&
+            v->levels[0].count >= L0_STOP) /* writers wait for it, and go too slowly to fill it again */
+            break;
     }
     if (best < 1.0)
         return 0;

@@ -19,6 +19,8 @@
 struct at_work {
     struct shard *shard;
     const struct compact_result *result;
+    size_t l0_tables; /* taken from level 0 */
+    uint64_t entries; /* of all inputs */
     uint64_t claimed, written;
     uint64_t moves;                     /* bytes of values in blob files that may be moved */
     bool dry;                           /* only counts what would be dropped */
@@ -43,6 +45,7 @@ static int yield_to_flush(void *arg)
     struct at_work *w = arg;
     struct shard *s = w->shard;
     claim_less(w);
+    stall_l0_done(s, w->l0_tables, w->result->entries_in, w->entries);
     if (__atomic_load_n(&s->stop, __ATOMIC_RELAXED))
         return -ECANCELED;
     /* One that fails is told to those who wait for it; this compaction may be what makes space. */
@@ -72,6 +75,8 @@ static int move_table(struct shard *s, const struct compaction *c)
     if (!err)
         err = shard_apply(s, &edit, NULL);
     free(edit.remove);
+    if (!err && c->from == 0)
+        stall_l0_drained(s, 1);
     if (!err)
         count_add(&s->trivial_moves, 1);
     return err;
@@ -167,6 +172,8 @@ static int rewrite_tables(struct shard *s, const struct compaction *c, struct at
         err = open_inputs(c, levels, &input, &entries);
     if (!err && c->purge)
         err = compaction_above(c, snapshots, snapshot_count, &above, &above_ranges);
+    work->l0_tables = c->from == 0 && c->to > 0 ? c->count[0] : 0;
+    work->entries = entries;
     if (!err) {
         struct compact_job job = shard_job(s, input, c->to);
         job.expected_entries = entries;
@@ -206,6 +213,9 @@ static int rewrite_tables(struct shard *s, const struct compaction *c, struct at
         count_add(&s->compact_bytes_written, r.bytes_written);
         count_add(&s->entries_dropped, r.dropped);
     }
+    stall_l0_done(s, 0, 0, 0);
+    if (!err && work->l0_tables)
+        stall_l0_drained(s, work->l0_tables);
     if (err && moving)
         blob_move_back(s);
     iter_free(input);

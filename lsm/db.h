@@ -27,6 +27,7 @@
 #include "latency.h"
 #include "logger.h"
 #include "memtable.h"
+#include "pressure.h"
 #include "slot.h"
 #include "space.h"
 #include "version.h"
@@ -35,11 +36,6 @@
 #include <assert.h>
 #include <pthread.h>
 #include <shale/lsm.h>
-
-#define SEALED_MAX 2u         /* full memtables of a shard that may wait for their flush */
-#define L0_SLOWDOWN 12u       /* L0 tables at which writers begin to be delayed */
-#define L0_STOP 24u           /* ... and at which they wait */
-#define DELAY_NS_MAX 2000000u /* of one write, just before L0_STOP */
 
 /*
  * References are counted by thread (slot.h), so that readers on several cores do not disturb each other: one that was
@@ -108,12 +104,23 @@ struct shard {
     bool deletes_urgent;      /* reads suffer from them, until there is nothing left to do about it */
     uint64_t age_check_ns;    /* when to look for old deletes next; UINT64_MAX: there are none */
 
+    /* back-pressure, stall.c; what writers read is atomic */
+    struct pacer pacer;
+    unsigned l0_tables, sealed; /* of the current view */
+    uint64_t l0_done;           /* what a compaction at work has done of the tables in level 0 */
+    struct drain drain;
+    bool compaction_fails; /* the last one did, and waits for its time */
+    struct lsm_stall stall[LSM_STALLS];
+    struct meter l0_meter, flush_meter; /* the background thread's own, like what follows */
+    uint64_t l0_since_ns;               /* since when it has been at work on what is to be measured */
+    uint64_t table_bytes;               /* what a flush brings, of late */
+
     uint64_t skipped; /* atomic; entries that iterators stepped over since that was looked at */
 
     /* statistics, relaxed atomics */
     struct latency latency[LSM_OPS];
     uint64_t flushes, compactions, trivial_moves, flush_bytes, compact_bytes_read, compact_bytes_written;
-    uint64_t entries_dropped, purges, tables_covered, skipped_total, stalls, stall_ns;
+    uint64_t entries_dropped, purges, tables_covered, skipped_total;
 };
 
 /* In options.flags, never from outside: the caller holds the store's lock (repair). */
@@ -274,6 +281,25 @@ int background_start(struct lsm *db);
 void background_stop(struct lsm *db);
 /* Unflushed records pin more log than the budget: the shard with the oldest has to flush. Cheap. */
 bool log_over_budget(const struct lsm *db);
+
+/* ---- stall.c ---- */
+
+/*
+ * Before a batch of so many bytes goes to these shards: waits, if it has to, as pressure.h says. -EAGAIN with nowait;
+ * -ENOSPC: level 0 is full, and there is no space to compact it; what a compaction failed with.
+ */
+int stall_hold_back(struct lsm *db, uint64_t mask, uint64_t bytes, bool nowait, bool shrinks);
+/* Around anything that a writer waits for; returns when it began. */
+uint64_t stall_begin(struct shard *s, enum lsm_stall_reason why);
+void stall_end(struct shard *s, enum lsm_stall_reason why, uint64_t began_ns);
+void stall_stats(struct shard *s, struct lsm_shard_stats *out);
+/* What background work tells: the shape of a new view; a flush of so many bytes as writers count them. */
+void stall_shape(struct shard *s, size_t l0_tables, size_t sealed);
+void stall_flushed(struct shard *s, uint64_t bytes, uint64_t ns);
+/* The thread begins to work after it had nothing to do; how far a compaction of level 0 is; it took tables away. */
+void stall_l0_busy(struct shard *s);
+void stall_l0_done(struct shard *s, size_t tables, uint64_t part, uint64_t whole);
+void stall_l0_drained(struct shard *s, size_t tables);
 
 /* ---- tombstones.c ---- */
 

@@ -105,8 +105,11 @@ int shard_flush_oldest(struct shard *s)
     struct memtable *m = v->sealed_count ? v->sealed[v->sealed_count - 1] : NULL;
     int result = 0;
     if (m) {
+        uint64_t began = env_mono_ns(s->db->env);
         memtable_set_state(m, MEMTABLE_FLUSHING);
         result = flush_memtable(s, m);
+        if (!result)
+            stall_flushed(s, memtable_table_bytes(m), env_mono_ns(s->db->env) - began);
         memtable_set_state(m, result ? MEMTABLE_SEALED : MEMTABLE_FLUSHED);
         shard_note(s, &s->flush_failure, "flush", result);
         shard_ended(s, SHARD_FLUSHES, result);

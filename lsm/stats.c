@@ -50,8 +50,7 @@ static void shard_stats(struct shard *s, struct lsm_shard_stats *out)
     out->entries_dropped = count_get(&s->entries_dropped);
     out->tables_covered = count_get(&s->tables_covered);
     out->skipped = count_get(&s->skipped_total);
-    out->stalls = count_get(&s->stalls);
-    out->stall_ns = count_get(&s->stall_ns);
+    stall_stats(s, out);
 }
 
 void lsm_stats_get(struct lsm *db, struct lsm_stats *out)

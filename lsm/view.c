@@ -119,6 +119,8 @@ static struct view *publish(struct shard *s, struct view *v)
     __atomic_store_n(&s->view, v, __ATOMIC_RELEASE);
     if (old)
         __atomic_store_n(&old->retired, true, __ATOMIC_RELEASE);
+    if (v)
+        stall_shape(s, v->version->levels[0].count, v->sealed_count);
     return old;
 }
 

@@ -121,6 +121,10 @@ unsigned lsm_shard_of(const struct lsm *db, const void *key, size_t key_len);
 
 /* ---- reading ------------------------------------------------------------------------------- */
 
+/*
+ * LSM_NOWAIT of a commit: once its batch is in the log it can't be turned away, and waits until other threads have copied
+ * their older ones there, too: into the page cache, which takes microseconds, and seldom milliseconds.
+ */
 enum lsm_flags {
     LSM_NOWAIT =
         1u << 0, /* return -EAGAIN, having changed nothing, instead of blocking (as LSM_SYNC always would) */
@@ -201,6 +205,9 @@ size_t lsm_batch_bytes_max(const struct lsm *db);
  * of the process; it survives a power cut once synced. On error nothing of it was applied, except
  * for -EIO from LSM_SYNC: applied, but perhaps not durable (the store is read-only then).
  * The batch is unchanged and may be committed again or cleared.
+ *
+ * May wait: for what struct lsm_stall counts, never longer than a second because compaction lags behind; and with
+ * LSM_SYNC for the medium.
  */
 int lsm_commit(struct lsm *db, const struct lsm_batch *batch, unsigned flags);
 
@@ -326,6 +333,19 @@ struct lsm_latency {
 };
 enum lsm_op { LSM_OP_GET, LSM_OP_SEEK, LSM_OP_COMMIT, LSM_OPS };
 
+/*
+ * What commits have waited for, each as long as it says in `longest_ns` at most. LEVEL0 and LOG: compaction lags behind, or
+ * too much of the log is not flushed; such a wait is of what a batch's bytes take at the rate that background work keeps up
+ * with, and never longer than a second (with LSM_INLINE as long as that work takes, since the writer does it).
+ * LOG also: the next segment of the log is not ready. MEMTABLES: the write buffers are full; as long as
+ * it takes to write one to the disk. DISK: space is scarce, and must be made first.
+ */
+enum lsm_stall_reason { LSM_STALL_LEVEL0, LSM_STALL_MEMTABLES, LSM_STALL_LOG, LSM_STALL_DISK, LSM_STALLS };
+struct lsm_stall {
+    uint64_t count, ns, longest_ns; /* since open */
+    uint64_t waiting;               /* writers, now */
+};
+
 struct lsm_shard_stats {
     struct lsm_latency latency
         [LSM_OPS]; /* of a commit: in the first shard that it touches; of a seek over all shards: in the first */
@@ -333,11 +353,14 @@ struct lsm_shard_stats {
     uint64_t files[LSM_LEVELS], bytes[LSM_LEVELS], target_bytes[LSM_LEVELS];
     uint64_t flushes, compactions, trivial_moves, purges; /* purges: on a full disk, of single tables */
     uint64_t flush_bytes, compact_bytes_read, compact_bytes_written;
-    uint64_t entries_dropped; /* overwritten or deleted entries that compaction removed */
-    uint64_t tables_covered;  /* tables removed unread, as a range delete covered all of them */
-    uint64_t range_deletes;   /* in memtables and tables, now */
-    uint64_t skipped;         /* deletes, and what they hide, that iterators had to step over */
-    uint64_t stall_ns, stalls;
+    uint64_t entries_dropped;           /* overwritten or deleted entries that compaction removed */
+    uint64_t tables_covered;            /* tables removed unread, as a range delete covered all of them */
+    uint64_t range_deletes;             /* in memtables and tables, now */
+    uint64_t skipped;                   /* deletes, and what they hide, that iterators had to step over */
+    struct lsm_stall stall[LSM_STALLS]; /* of commits, as latency[LSM_OP_COMMIT] */
+    /* Now: what writers are slowed down by, LSM_STALLS if by nothing; and to how many bytes a second, 0 if not. */
+    enum lsm_stall_reason limited_by;
+    uint64_t limit_bytes_per_s;
     /* blob files; garbage: what no table names, of files that are full */
     uint64_t blob_files, blob_bytes, blob_live_bytes, blob_garbage_bytes;
     uint64_t blob_bytes_written,
