@@ -20,7 +20,7 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 
-#define HEIGHT_MAX 12 /* with branching 4: good for 4^12 = 16 million entries */
+#define HEIGHT_MAX MEMTABLE_HEIGHT_MAX
 #define BRANCHING 4
 #define TABLE_ENTRY_BYTES \
     24u /* of an entry in a table besides key and value: seq and type, lengths, filter, index */
@@ -290,15 +290,14 @@ static void count_hidden(struct memtable *m, enum entry_type type, const void *v
         __atomic_store_n(&m->blob_bytes, m->blob_bytes + p.length, __ATOMIC_RELAXED);
 }
 
-void memtable_insert(struct memtable *m, uint64_t seq, enum entry_type type, const void *key, size_t key_len,
-                     const void *value, size_t value_len)
+/* `after` is the first node not below (key, SEQ_MAX), and before[] the last one below it, at each level. */
+static void insert_between(struct memtable *m, struct node **before, struct node *after, uint64_t seq,
+                           enum entry_type type, const void *key, size_t key_len, const void *value,
+                           size_t value_len)
 {
     assert(seq <= SEQ_MAX && seq >= m->first_lsn && seq < m->end_lsn);
-    struct node *before[HEIGHT_MAX];
-    /* What follows (key, SEQ_MAX) is the newest version of the key so far, if there is one. */
-    struct node *below = seek_node(m, key, key_len, SEQ_MAX, before);
-    if (!same_key(below, key, key_len))
-        below = NULL;
+    /* The newest version of the key so far, if there is one. */
+    struct node *below = same_key(after, key, key_len) ? after : NULL;
     assert(!below || node_seq(below) < seq);
 
     unsigned height = random_height(m);
@@ -326,6 +325,44 @@ void memtable_insert(struct memtable *m, uint64_t seq, enum entry_type type, con
         n->next[i] = __atomic_load_n(&before[i]->next[i], __ATOMIC_RELAXED);
         __atomic_store_n(&before[i]->next[i], link, __ATOMIC_RELEASE);
     }
+}
+
+void memtable_insert(struct memtable *m, uint64_t seq, enum entry_type type, const void *key, size_t key_len,
+                     const void *value, size_t value_len)
+{
+    struct node *before[HEIGHT_MAX];
+    struct node *after = seek_node(m, key, key_len, SEQ_MAX, before);
+    insert_between(m, before, after, seq, type, key, key_len, value, value_len);
+}
+
+/*
+ * As seek_node, from before[]: what is before a key that is not above this one. Up to the lowest level where nothing lies
+ * in between (then nothing does on those above), and down again.
+ */
+static struct node *seek_on(const struct memtable *m, const void *key, size_t len, struct node **before)
+{
+    unsigned level = 0;
+    struct node *next, *at = NULL; /* where the level above has led to, if anywhere */
+    while (level < m->height && (next = node_next(m, before[level], level)) &&
+           node_compare(next, key, len, SEQ_MAX) < 0)
+        level++;
+    while (level-- > 0) {
+        struct node *from = at ? at : before[level];
+        before[level] = from;
+        while ((next = node_next(m, before[level], level)) && node_compare(next, key, len, SEQ_MAX) < 0)
+            before[level] = at = next;
+    }
+    return node_next(m, before[0], 0);
+}
+
+void memtable_insert_after(struct memtable *m, struct memtable_place *place, uint64_t seq,
+                           enum entry_type type, const void *key, size_t key_len, const void *value,
+                           size_t value_len)
+{
+    struct node **before = place->before;
+    struct node *after =
+        before[0] ? seek_on(m, key, key_len, before) : seek_node(m, key, key_len, SEQ_MAX, before);
+    insert_between(m, before, after, seq, type, key, key_len, value, value_len);
 }
 
 void memtable_delete_range(struct memtable *m, uint64_t seq, const void *start, size_t start_len,

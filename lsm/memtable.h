@@ -22,8 +22,11 @@
 #include "ranges.h"
 
 struct memtable;
+struct node; /* memtable.c */
 
 #define MEMTABLE_RANGES_MAX (16u << 20) /* bytes of their bounds: they become one block of a table */
+
+#define MEMTABLE_HEIGHT_MAX 12 /* with branching 4: good for 4^12 = 16 million entries */
 
 /* Transitions only forwards, one step at a time, asserted. */
 enum memtable_state { MEMTABLE_ACTIVE, MEMTABLE_SEALED, MEMTABLE_FLUSHING, MEMTABLE_FLUSHED };
@@ -60,7 +63,20 @@ void memtable_begin_record(struct memtable *m, lsn_t lsn, lsn_t end);
 void memtable_insert(struct memtable *m, uint64_t seq, enum entry_type type, const void *key, size_t key_len,
                      const void *value, size_t value_len);
 
-/* The same for a range delete of the keys >= start and < end. */
+/*
+ * Where the last one of ascending inserts went: the next is looked for from there, not from the top. All NULL: nowhere yet.
+ * Random keys of 24 bytes into a list of a million, sorted by 10 000: 4 times as fast as one by one.
+ */
+struct memtable_place {
+    struct node *before[MEMTABLE_HEIGHT_MAX];
+};
+
+/* memtable_insert of a key that is not below the last one inserted at `place`; nobody inserts anything in between. */
+void memtable_insert_after(struct memtable *m, struct memtable_place *place, uint64_t seq,
+                           enum entry_type type, const void *key, size_t key_len, const void *value,
+                           size_t value_len);
+
+/* The same as memtable_insert for a range delete of the keys >= start and < end. */
 void memtable_delete_range(struct memtable *m, uint64_t seq, const void *start, size_t start_len,
                            const void *end, size_t end_len);
 

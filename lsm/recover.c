@@ -1,24 +1,26 @@
 /*
  * recover.c - from what the disk holds to an open store: the log's part of lsm_open.
  *
- * Two passes over the log. The first only reads: it finds the end, tells a torn tail from damage,
- * and (for writing) writes the surviving segments once more and syncs them, since after a killed
- * process they may be in the page cache only. Then a fresh segment is taken and the edit "the log
- * ends at X and goes on at S" synced. Now the surviving records are as durable as any, and the
- * second pass applies them to memtables with flushes in between, in bounded memory.
+ * Two passes over the log. The first only reads: it finds the end, and tells a torn tail from damage. What no record and
+ * no edit says to be on the medium (after a killed process it may be in the page cache only) is then written once more
+ * and synced: with a commit timer that is the last second's. Then a fresh segment is taken and the edit "the log ends
+ * at X and goes on at S" synced. Now the surviving records are as durable as any, and the second pass applies them to
+ * memtables with flushes in between, in bounded memory (replay.h).
  *
  * Read-only, there is one pass, and memtables are sealed as they fill.
  */
 #include "blob_recover.h"
 #include "db.h"
 #include "mutant.h"
+#include "replay.h"
 
-#include <assert.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#define TELL_NS UINT64_C(1000000000) /* between two messages about how far it has come */
 
 int db_wal_use(void *arg, const struct wal_use *use)
 {
@@ -46,154 +48,21 @@ uint64_t db_wal_new_number(void *arg)
 
 void db_wal_failed(void *arg, int error) { db_fail(arg, error, "the log can't be written or synced"); }
 
-/* ---- applying records ---- */
+/* ---- what the log's reader calls ---- */
 
-struct replay {
+struct recovering {
     struct lsm *db;
     struct blob_recovery blobs;
-    struct batch_change *changes;
-    uint8_t *shard_of;
-    size_t capacity;
+    struct replay *replay;
+    bool cut; /* a bad value in a blob file ends the log earlier than the first pass found and counted */
+    const char *doing;
+    uint64_t told_ns;
 };
-
-static int replay_room(struct replay *rp, size_t count)
-{
-    if (count <= rp->capacity)
-        return 0;
-    size_t capacity = count + count / 2 + 64;
-    struct batch_change *changes = realloc(rp->changes, capacity * sizeof *changes);
-    if (!changes)
-        return -ENOMEM;
-    rp->changes = changes;
-    uint8_t *shard_of = realloc(rp->shard_of, capacity);
-    if (!shard_of)
-        return -ENOMEM;
-    rp->shard_of = shard_of;
-    rp->capacity = capacity;
-    return 0;
-}
-
-/* Makes room for a record's part in one shard: seals, and flushes unless the store is read-only. */
-static int make_room(struct shard *s, size_t need, size_t range_bytes)
-{
-    struct lsm *db = s->db;
-    if (need <= memtable_free_bytes(s->view->active) && memtable_takes_ranges(s->view->active, range_bytes))
-        return 0;
-    struct view *retired = NULL;
-    size_t arena = db->options.write_buffer_bytes;
-    int err = view_rotate(s, need > arena ? need : arena, &retired);
-    view_retire(retired);
-    if (!err && !db->read_only) {
-        err = shard_flush_oldest(s);
-        /* On a full disk more memtables wait than usual: what fitted into memory before the crash does so again. */
-        if (err > 0 || err == -ENOSPC)
-            err = 0;
-    }
-    return err;
-}
-
-/* Adds to `need` what a change takes in the memtables of the shards in `mask`. */
-static int change_room(struct lsm *db, const struct batch_change *c, uint64_t mask, size_t largest,
-                       size_t *need)
-{
-    for (unsigned i = 0; i < db->shard_count; i++) {
-        if (!(mask >> i & 1))
-            continue;
-        if (c->type == ENTRY_RANGE_DELETE) {
-            need[i] += memtable_range_bytes(c->key_len, c->value_len);
-            continue;
-        }
-        size_t value_len = c->value_len;
-        if (c->type == ENTRY_MERGE) {
-            if (!db->options.merge)
-                return -EINVAL;
-            size_t below = memtable_newest_len(db->shards[i].view->active, c->key, c->key_len);
-            value_len += below > largest ? below : largest;
-        }
-        need[i] += memtable_entry_bytes(c->key_len, value_len);
-    }
-    return 0;
-}
-
-/* A flush of what is replayed makes the pointers of tables, and keeps their files. */
-static int note_blobs(const struct replay *rp, uint32_t count, uint64_t mask, lsn_t lsn, lsn_t end)
-{
-    struct lsm *db = rp->db;
-    for (uint32_t i = 0; i < count; i++) {
-        const struct batch_change *c = &rp->changes[i];
-        struct blob_pointer p;
-        if (c->type != ENTRY_BLOB || !(mask & db_shard_mask(db, rp->shard_of[i])))
-            continue;
-        struct blob_file *f = blob_pointer_decode(c->value, c->value_len, &p)
-                                  ? NULL
-                                  : version_blob(vset_current(db->vset, rp->shard_of[i]), p.number);
-        if (!f)
-            return logger_corrupt(&db->log, "log", lsn,
-                                  "the record at LSN %" PRIu64 " names a blob file that is not there", lsn),
-                   -EUCLEAN;
-        if (f->named_until < end)
-            f->named_until = end;
-    }
-    return 0;
-}
-
-static int apply_record(void *arg, lsn_t lsn, const void *payload, size_t len)
-{
-    struct replay *rp = arg;
-    struct lsm *db = rp->db;
-    struct batch_reader br;
-    uint64_t mask = 0;
-    size_t need[SHARDS_MAX] = {0};
-    size_t largest = 0, range_bytes = 0;
-    uint32_t count = 0;
-    int more = batch_read_begin(&br, payload, len);
-    if (more == 0)
-        more = replay_room(rp, br.left);
-    while (more >= 0) {
-        struct batch_change *c = &rp->changes[count];
-        more = br.left || reader_left(&br.r) ? batch_read_next(&br, c) : 0;
-        if (more <= 0)
-            break;
-        uint8_t to = db_route_change(db, c);
-        rp->shard_of[count++] = to;
-        mask |= db_shard_mask(db, to);
-        if (c->type == ENTRY_RANGE_DELETE)
-            range_bytes += c->key_len + c->value_len;
-        else if (c->value_len > largest)
-            largest = c->value_len;
-    }
-    if (more == -EBADMSG || (more == 0 && count == 0))
-        return logger_corrupt(&db->log, "log", lsn, "the record at LSN %" PRIu64 " is no batch", lsn);
-    if (more < 0)
-        return more;
-    for (unsigned i = 0; i < db->shard_count; i++) /* these have it in tables already */
-        if (lsn < vset_flushed(db->vset, i) && !mutant("flushed records replayed again"))
-            mask &= ~(UINT64_C(1) << i);
-    int err = 0;
-    for (uint32_t i = 0; !err && i < count; i++)
-        err = change_room(db, &rp->changes[i], mask & db_shard_mask(db, rp->shard_of[i]), largest, need);
-    if (!err)
-        err = note_blobs(rp, count, mask, lsn, lsn + wal_record_bytes(len));
-    if (err)
-        return err;
-    db->replaying = lsn; /* what follows is in no memtable yet: a flush must not let go of it */
-    for (unsigned i = 0; !err && i < db->shard_count; i++)
-        if (mask >> i & 1)
-            err = make_room(&db->shards[i], need[i], range_bytes);
-    if (!err && mask)
-        db_insert(db, rp->changes, rp->shard_of, mutant("half a batch replayed") ? count / 2 : count, lsn,
-                  lsn + wal_record_bytes(len), mask);
-    if (!err) {
-        db->replayed_batches++;
-        db->replayed_bytes += len;
-    }
-    return err;
-}
 
 static int verify_blobs(void *arg, const void *payload, size_t len, bool *good)
 {
-    struct replay *rp = arg;
-    return blob_recovery_record(&rp->blobs, payload, len, good);
+    struct recovering *rec = arg;
+    return blob_recovery_record(&rec->blobs, payload, len, good);
 }
 
 static int db_sync_blobs(void *arg) { return blob_sync(arg); }
@@ -204,10 +73,25 @@ static int count_only(void *arg, lsn_t lsn, const void *payload, size_t len)
     return 0;
 }
 
+static int apply_record(void *arg, lsn_t lsn, const void *payload, size_t len)
+{
+    struct recovering *rec = arg;
+    return replay_record(rec->replay, lsn, payload, len);
+}
+
+/* Whoever waits for longer than a second is told what for. */
 static void report_progress(void *arg, uint64_t done, uint64_t total)
 {
-    struct replay *rp = arg;
-    rp->db->options.progress(rp->db->options.progress_arg, done, total);
+    struct recovering *rec = arg;
+    struct lsm *db = rec->db;
+    uint64_t now = env_mono_ns(db->env);
+    if (now - rec->told_ns >= TELL_NS && total) {
+        rec->told_ns = now;
+        logger_write(&db->log, LSM_LOG_INFO, "%s: %s the log: %.0f of %.0f MiB", db->path, rec->doing,
+                     (double)done / 0x1p20, (double)total / 0x1p20);
+    }
+    if (db->options.progress)
+        db->options.progress(db->options.progress_arg, done, total);
 }
 
 /* ---- segments ---- */
@@ -338,28 +222,88 @@ static int open_log(struct lsm *db, const struct wal_recovered *end, lsn_t log_s
     return err;
 }
 
-/* Applies what the first pass found, to memtables that are flushed as they fill. */
-static int second_pass(struct lsm *db, struct wal_recovery *r, struct wal_use *uses, size_t use_count,
+/*
+ * Brings to the medium what the first pass found and nothing says that it is there: records that are written again, and the
+ * values in blob files that they name. A bad value ends the log earlier.
+ */
+static int settle(struct recovering *rec, struct wal_recovery r, struct wal_recovered *end)
+{
+    struct wal_recovered settled;
+    if (end->synced > r.synced)
+        r.synced = mutant("marks of the log believed too much") ? end->end : end->synced;
+    if (r.synced > r.start)
+        r.start = r.synced;
+    if (r.start >= end->end)
+        return 0;
+    r.rewrite = !mutant("recovery does not rewrite the log");
+    r.verify = verify_blobs;
+    r.progress = NULL;
+    int err = wal_recover(&r, &settled);
+    err = blob_recovery_finish(&rec->blobs, err);
+    if (err)
+        return err;
+    if (settled.end > end->end)
+        return logger_corrupt(&rec->db->log, "log", end->end, "the log changed while it was read");
+    rec->cut = settled.end < end->end;
+    end->end = settled.end;
+    end->number = settled.number;
+    return 0;
+}
+
+/* Applies what the first pass found, to memtables that are flushed when too many are full. */
+static int second_pass(struct recovering *rec, struct wal_recovery *r, struct wal_use *uses, size_t use_count,
                        const struct wal_recovered *first)
 {
+    struct lsm *db = rec->db;
     size_t n = 0;
     for (; n < use_count && uses[n].base < first->end; n++)
         if (uses[n].number == first->number)
             uses[n].end = first->end;
-    struct replay rp = {.db = db};
     struct wal_recovered again;
+    int err = replay_new(db, &rec->replay);
+    if (err)
+        return err;
     r->uses = uses;
     r->use_count = n;
-    r->rewrite = false;
-    r->verify = NULL;
-    r->arg = &rp;
     r->replay = apply_record;
-    int err = wal_recover(r, &again);
-    db->replaying = 0;
-    if (!err && again.records != first->records)
+    rec->doing = "replaying";
+    err = replay_finish(rec->replay, wal_recover(r, &again));
+    if (!err && !rec->cut && again.records != first->records)
         err = logger_corrupt(&db->log, "log", again.end, "the log changed while it was replayed");
-    free(rp.changes);
-    free(rp.shard_of);
+    return err;
+}
+
+/* One pass, up to whatever ends the log. */
+static int recover_read_only(struct recovering *rec, struct wal_recovery *r, struct wal_recovered *end)
+{
+    struct lsm *db = rec->db;
+    int err = replay_new(db, &rec->replay);
+    if (err)
+        return err;
+    r->replay = apply_record;
+    r->verify = verify_blobs;
+    err = wal_recover(r, end);
+    bool damaged = err == -EUCLEAN;
+    err = blob_recovery_finish(&rec->blobs, damaged ? 0 : err);
+    err = replay_finish(rec->replay, err);
+    db->fixed_frontier = end->end;
+    if (!err && damaged)
+        logger_write(&db->log, LSM_LOG_WARNING, "opened read-only up to the damage in the log");
+    return err;
+}
+
+static int recover_for_writing(struct recovering *rec, struct wal_recovery *r, struct wal_use *uses,
+                               struct wal_recovered *end)
+{
+    struct lsm *db = rec->db;
+    int err = wal_recover(r, end);
+    if (!err)
+        err = settle(rec, *r, end);
+    db->fixed_frontier = end->end;
+    if (!err)
+        err = open_log(db, end, r->start);
+    if (!err && end->records)
+        err = second_pass(rec, r, uses, r->use_count, end);
     return err;
 }
 
@@ -374,8 +318,8 @@ int db_recover(struct lsm *db)
         return -ENOMEM;
     if (use_count)
         memcpy(uses, borrowed, use_count * sizeof *uses);
-    struct replay rp = {.db = db};
-    rp.blobs = (struct blob_recovery){
+    struct recovering rec = {.db = db, .doing = "reading", .told_ns = began};
+    rec.blobs = (struct blob_recovery){
         .vset = db->vset, .rewrite = !db->read_only && !mutant("recovery does not rewrite the log")};
     struct wal_recovery r = {
         .env = db->env,
@@ -384,30 +328,14 @@ int db_recover(struct lsm *db)
         .use_count = use_count,
         .start = vset_log_start(db->vset),
         .synced = vset_synced(db->vset),
-        .rewrite = !db->read_only && !mutant("recovery does not rewrite the log"),
         .log = db->log,
-        .arg = &rp,
-        .verify = verify_blobs,
-        .replay = db->read_only ? apply_record : count_only,
-        .progress = db->options.progress ? report_progress : NULL,
+        .arg = &rec,
+        .replay = count_only,
+        .progress = report_progress,
     };
-    struct wal_recovered end;
-    int err = wal_recover(&r, &end);
-    err = blob_recovery_finish(&rp.blobs, err);
+    struct wal_recovered end = {0};
     db->log_start = r.start;
-    db->fixed_frontier = end.end;
-    if (db->read_only) {
-        free(rp.changes);
-        free(rp.shard_of);
-        if (err == -EUCLEAN) {
-            logger_write(&db->log, LSM_LOG_WARNING, "opened read-only up to the damage in the log");
-            err = 0;
-        }
-    } else if (!err) {
-        err = open_log(db, &end, r.start);
-        if (!err && end.records)
-            err = second_pass(db, &r, uses, use_count, &end);
-    }
+    int err = db->read_only ? recover_read_only(&rec, &r, &end) : recover_for_writing(&rec, &r, uses, &end);
     free(uses);
     db->replay_ns = env_mono_ns(db->env) - began;
     return err;

@@ -156,6 +156,7 @@ struct wal_recovered {
     lsn_t end;       /* X: end of the last good record; == start if there is none */
     lsn_t next;      /* multiple of 8, above every LSN and every use seen: the continuation's base */
     uint64_t number; /* segment file that X lies in; 0 if there are no uses */
+    lsn_t synced;    /* the furthest synced-up-to LSN in a good record: below it all was on the medium */
     uint64_t bytes, records;
     bool damaged; /* a bad record lies below a proven synced LSN; `end` is before it */
     uint64_t damage_number, damage_offset; /* where, if damaged */

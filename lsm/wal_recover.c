@@ -323,6 +323,8 @@ static int replay_record(struct recovery *c, lsn_t pos, const struct record *rec
     }
     c->out->bytes += rec->end - pos;
     c->out->end = rec->end;
+    if (rec->header.synced > c->out->synced)
+        c->out->synced = rec->header.synced;
     progress(c, rec->end - pos);
     return 0;
 }

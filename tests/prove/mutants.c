@@ -51,6 +51,7 @@ static const struct defect {
     {"a read error ends the log", "fault"},
     {"recovery does not rewrite the log", "fault"},
     {"recovery does not sync the log", "short"},
+    {"marks of the log believed too much", "short"},
     {"flush goes ahead of the log", "short"},
     {"flush forgets the snapshots", "long"},
     {"a named snapshot is not synced", "short"},
