@@ -628,15 +628,10 @@ static int op_setacl(struct run *r)
     return run_end(r, got, want, false);
 }
 
-static int op_removexattr(struct run *r)
+static int remove_attribute(struct run *r, unsigned i, unsigned name)
 {
-    unsigned i = pick(r, false), name = (unsigned)run_below(r, TREE_XATTRS);
     struct timespec now;
 
-    for (unsigned tries = 0; tries < 10 && !run_tree(r)->node[i]->xattr[name]; tries++) {
-        i = pick(r, false);
-        name = (unsigned)run_below(r, TREE_XATTRS);
-    }
     if (hold(r, i))
         return r->last_error;
     struct tree *next = run_next(r, &now);
@@ -645,6 +640,17 @@ static int op_removexattr(struct run *r)
     int got;
     CALL(r, got, fs_removexattr(r->own->fs, id_of(r, i), tree_xattr_names[name]));
     return end_freeing(r, got, want, false);
+}
+
+static int op_removexattr(struct run *r)
+{
+    unsigned i = pick(r, false), name = (unsigned)run_below(r, TREE_XATTRS);
+
+    for (unsigned tries = 0; tries < 10 && !run_tree(r)->node[i]->xattr[name]; tries++) {
+        i = pick(r, false);
+        name = (unsigned)run_below(r, TREE_XATTRS);
+    }
+    return remove_attribute(r, i, name);
 }
 
 /* ---- the whole ---- */
@@ -774,6 +780,9 @@ int run_delete_all(struct run *r)
     r->last_error = 0;
     while (!proof_failed && remove_some(r))
         ;
+    for (unsigned name = 0; name < TREE_XATTRS && !proof_failed && !r->last_error; name++)
+        if (run_tree(r)->node[TREE_ROOT]->xattr[name])
+            r->last_error = remove_attribute(r, TREE_ROOT, name);
     int err = r->last_error;
     if (!proof_failed)
         run_reap(r);
