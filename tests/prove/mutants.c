@@ -4,8 +4,8 @@
  *   prove_mutants [--seconds=N] [--seed=N] [NAME]...
  *
  * Engine and filesystem are built once more with the hooks of lsm/mutant.h in them. Each deliberate defect of the table below
- * is turned on in a process of its own, which runs provers until one fails or N seconds (default 20) are over; a
- * defect that survives is a failure. Without any defect nothing may fail: that is tried first. Prints a table:
+ * is turned on in a process of its own, as many at a time as there are CPUs, which runs provers until one fails or N seconds
+ * (default 20) are over; a defect that survives is a failure. Without any defect nothing may fail: that is tried first. Prints a table:
  * what was wrong, which prover found it (or that an assertion of the engine did), after how many histories.
  */
 #include "prove.h"
@@ -17,11 +17,13 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/sysinfo.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #define SECONDS 20u
 #define CONTROL_SECONDS 4u
+#define JOBS_MAX 16u
 
 /* Name, and the prover that is to be tried most, "fs/" for one of prove_fs: others get every third turn. */
 static const struct defect {
@@ -154,29 +156,54 @@ static void child(const struct defect *d, uint64_t seconds, uint64_t seed, struc
     _exit(proof_failed);
 }
 
-/* True if the provers found fault. */
-static bool try_defect(const struct defect *d, uint64_t seconds, uint64_t seed, struct report *report)
-{
-    int status = 0;
+/* A process that looks for fault. */
+struct search {
+    const struct defect *defect; /* NULL: there is none to be found */
+    struct report *report;       /* shared with it */
+    uint64_t began;
+    pid_t pid;
+};
 
-    memset(report, 0, sizeof *report);
-    uint64_t began = seconds_now_ms();
+static void search_begin(struct search *s, const struct defect *d, uint64_t seconds, uint64_t seed)
+{
+    s->defect = d;
+    s->report = mmap(NULL, sizeof *s->report, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    s->began = seconds_now_ms();
     fflush(stdout);
-    pid_t pid = fork();
-    if (pid == 0)
-        child(d, seconds, seed, report);
-    if (pid < 0 || waitpid(pid, &status, 0) != pid) {
+    s->pid = s->report == MAP_FAILED ? -1 : fork();
+    if (s->pid == 0)
+        child(d, seconds, seed, s->report);
+    if (s->pid < 0) {
         perror("prove_mutants");
         exit(2);
     }
-    bool died = WIFSIGNALED(status), caught = died || report->failed;
-    printf("%-40s %-10s %-6s %6llu %8.2f s  %s\n", d ? d->name : "(none)",
+}
+
+/* True if the provers found fault. */
+static bool search_end(struct search *s, int status)
+{
+    const struct report *r = s->report;
+    bool died = WIFSIGNALED(status), caught = died || r->failed;
+
+    printf("%-40s %-10s %-6s %6llu %8.2f s  %s\n", s->defect ? s->defect->name : "(none)",
            died     ? "assertion"
            : caught ? "found"
                     : "NOTHING",
-           caught ? report->kind : "", (unsigned long long)report->histories,
-           (double)(seconds_now_ms() - began) / 1000, caught ? report->replay : "");
+           caught ? r->kind : "", (unsigned long long)r->histories,
+           (double)(seconds_now_ms() - s->began) / 1000, caught ? r->replay : "");
     return caught;
+}
+
+/* Waits for any one of them. */
+static struct search *search_wait(struct search *searches, unsigned count, int *status)
+{
+    pid_t pid = wait(status);
+
+    for (unsigned i = 0; i < count; i++)
+        if (pid > 0 && searches[i].pid == pid)
+            return &searches[i];
+    perror("prove_mutants");
+    exit(2);
 }
 
 static bool wanted(const struct defect *d, int argc, char **argv)
@@ -211,21 +238,30 @@ int main(int argc, char **argv)
             return 2;
         }
     }
-    struct report *report =
-        mmap(NULL, sizeof *report, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    if (report == MAP_FAILED)
-        return 2;
     printf("replay: %s --seed=0x%llx\n%-40s %-10s %-6s %6s %10s  %s\n", argv[0], (unsigned long long)seed,
            "defect", "caught by", "prover", "after", "took", "history");
-    if (try_defect(NULL, CONTROL_SECONDS, seed, report)) {
-        printf("Without a defect it fails: %s --history=%s\n", proof_program, report->replay);
+    struct search searches[JOBS_MAX];
+    int status;
+    search_begin(&searches[0], NULL, CONTROL_SECONDS, seed);
+    if (search_end(search_wait(searches, 1, &status), status)) {
+        printf("Without a defect it fails: %s --history=%s\n", proof_program, searches[0].report->replay);
         return 1;
     }
-    for (size_t i = 0; i < DEFECTS; i++) {
-        if (!wanted(&defects[i], argc, argv))
+    munmap(searches[0].report, sizeof *searches[0].report);
+    unsigned cpus = (unsigned)get_nprocs(), jobs = cpus < JOBS_MAX ? cpus : JOBS_MAX, running = 0;
+    for (size_t i = 0; i < DEFECTS || running > 0;) {
+        if (i < DEFECTS && running < jobs) {
+            if (wanted(&defects[i], argc, argv)) {
+                search_begin(&searches[running++], &defects[i], seconds, seed);
+                tried++;
+            }
+            i++;
             continue;
-        tried++;
-        missed += !try_defect(&defects[i], seconds, seed, report);
+        }
+        struct search *s = search_wait(searches, running, &status);
+        missed += !search_end(s, status);
+        munmap(s->report, sizeof *s->report);
+        *s = searches[--running];
     }
     printf("%u deliberate defects, %u not found\n", tried, missed);
     return missed > 0 || tried == 0;
