@@ -110,6 +110,11 @@ static void op_lookup(fuse_req_t req, fuse_ino_t parent, const char *name)
     struct fs_attr attr;
     int rc;
 
+    if (control_owns(parent) &&
+        transport_nowait()) { /* its texts are made of all parts of the engine, under locks */
+        transport_defer(req);
+        return;
+    }
     if (len > FS_NAME_MAX)
         rc = -ENAMETOOLONG;
     else if (control_owns(parent) || control_owns_name(a->control, parent, name, len))

@@ -113,6 +113,15 @@ bool place_of_device(dev_t device, char mountpoint[PATH_MAX])
     return find_mount(&wanted, mountpoint, source);
 }
 
+bool place_is_of_store(dev_t device, const char *store)
+{
+    char number[40], mountpoint[PATH_MAX], source[PATH_MAX];
+    const struct line wanted = {.device = number, .source = (char *)store};
+
+    snprintf(number, sizeof(number), "%u:%u", major(device), minor(device));
+    return find_mount(&wanted, mountpoint, source);
+}
+
 /* ---- paths --------------------------------------------------------------------------------- */
 
 /* The real path of something that may not exist yet, in a directory that does. */

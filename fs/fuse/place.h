@@ -34,4 +34,7 @@ int place_open_resolved(const char *path);
 /* Where the filesystem with this device number is mounted; the last such mount. */
 bool place_of_device(dev_t device, char mountpoint[PATH_MAX]);
 
+/* Whether what has this device number is a mount of that store. */
+bool place_is_of_store(dev_t device, const char *store);
+
 #endif

@@ -42,6 +42,7 @@ struct session {
     int ended_fd; /* eventfd: the kernel has ended the connection */
     dev_t dev;    /* of the mount, once session_check saw it */
     bool mounted; /* by us, and not known to be gone */
+    bool ended;   /* nobody answers any more: unmounted, or the connection was lost */
     char why[TRANSPORT_WHY_MAX];
 };
 
@@ -201,10 +202,12 @@ static void kernel_ended(void *arg)
         abort();
 }
 
-static int serve(struct session *s, enum transport_kind kind)
+/* `why_classic`: why kind is CLASSIC, or NULL: it was asked for. */
+static int serve(struct session *s, enum transport_kind kind, const char *why_classic)
 {
     struct transport_config config = {.session = s->fuse,
                                       .kind = kind,
+                                      .why_classic = why_classic,
                                       .max_write = FS_WRITE_MAX,
                                       .init_flags =
                                           FUSE_PARALLEL_DIROPS | FUSE_SETXATTR_EXT | FUSE_HANDLE_KILLPRIV_V2,
@@ -216,7 +219,7 @@ static int serve(struct session *s, enum transport_kind kind)
 
 /* As far as a mount that is served; nothing of it is left if it fails. */
 static int mount_and_serve(struct session *s, const struct options *o, const char *store,
-                           enum transport_kind kind)
+                           enum transport_kind kind, const char *why_classic)
 {
     int rc;
 
@@ -227,7 +230,7 @@ static int mount_and_serve(struct session *s, const struct options *o, const cha
     log_hold(false);
     if (rc < 0)
         return rc;
-    rc = serve(s, kind);
+    rc = serve(s, kind, why_classic);
     if (rc == -ENOTSUP)
         log_tell("transport=uring cannot be had: %s", s->why);
     else if (rc < 0 && rc != -ECANCELED)
@@ -267,11 +270,55 @@ static void disconnect(struct session *s)
     fuse_session_unmount(s->fuse);
 }
 
+/* What is mounted there, of which the kernel alone is asked: the number of its root, and its device. */
+static int look_at(int fd, const char *path, uint64_t *inode, dev_t *dev)
+{
+    struct statx st;
+
+    if (statx(fd, path, AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_INO, &st) < 0)
+        return -errno;
+    *dev = makedev(st.stx_dev_major, st.stx_dev_minor);
+    *inode = st.stx_ino;
+    return 0;
+}
+
+/* That very mount, whatever is put over its path meanwhile. False if there is no /proc, or no right to. */
+static bool unmount_by_fd(int fd)
+{
+    char path[64];
+
+    snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+    return fd >= 0 && umount2(path, MNT_DETACH) == 0;
+}
+
+/*
+ * Unmounts what nobody serves: it is not asked anything, or we would wait for ourselves. By descriptor, and only what
+ * says that it is of our store: others may have put something else at the path.
+ */
+static void unmount_unserved(struct session *s)
+{
+    char moved[PATH_MAX];
+    const char *path = s->dev && place_of_device(s->dev, moved) ? moved : s->mountpoint;
+    int at = place_open_resolved(path), rc = at;
+    uint64_t inode = 0;
+    dev_t dev = 0;
+
+    if (at >= 0)
+        rc = look_at(at, "", &inode, &dev);
+    if (rc < 0 || inode != FS_ID_ROOT || (s->dev && dev != s->dev) || !place_is_of_store(dev, s->store))
+        log_write(LSM_LOG_WARNING, "%s: our mount is not there any more", path);
+    else if (geteuid() != 0)
+        run_fusermount(path);
+    else if (!unmount_by_fd(at))
+        log_write(LSM_LOG_WARNING, "%s could not be unmounted: %s", path, strerror(errno));
+    if (at >= 0)
+        close(at);
+}
+
 static void take_down(struct session *s)
 {
-    if (s->fuse && s->mounted) { /* nobody serves it: do not ask it anything */
-        if (umount2(s->mountpoint, MNT_DETACH | UMOUNT_NOFOLLOW) < 0 && errno == EPERM)
-            run_fusermount(s->mountpoint);
+    if (s->fuse && s->mounted) {
+        unmount_unserved(s);
         disconnect(s);
     }
     if (s->fuse)
@@ -284,7 +331,6 @@ static void take_down(struct session *s)
 static int mount_again(struct session *s, const struct options *o, const char *store)
 {
     char why[TRANSPORT_WHY_MAX];
-    int rc;
 
     memcpy(why, s->why, sizeof(why));
     take_down(s);
@@ -292,9 +338,7 @@ static int mount_again(struct session *s, const struct options *o, const char *s
         log_tell("transport=uring cannot be had: %s", why);
         return -ENOTSUP;
     }
-    rc = mount_and_serve(s, o, store, TRANSPORT_CLASSIC);
-    memcpy(s->why, why, sizeof(why));
-    return rc;
+    return mount_and_serve(s, o, store, TRANSPORT_CLASSIC, why);
 }
 
 static void log_transport(struct session *s)
@@ -333,7 +377,7 @@ int session_start(struct fs *fs, const struct options *options, const char *stor
         log_tell("out of memory or descriptors");
         goto out;
     }
-    rc = mount_and_serve(s, options, store, options->transport);
+    rc = mount_and_serve(s, options, store, options->transport, NULL);
     if (rc == -ECANCELED)
         rc = mount_again(s, options, store);
     if (rc == 0)
@@ -386,17 +430,6 @@ static int ask_from_outside(const char *mountpoint)
     return status == 0 ? 0 : -ENOTCONN;
 }
 
-/* What is mounted there, of which the kernel alone is asked. */
-static int look_at(const char *mountpoint, dev_t *dev)
-{
-    struct statx st;
-
-    if (statx(AT_FDCWD, mountpoint, AT_STATX_DONT_SYNC, STATX_INO, &st) < 0)
-        return -errno;
-    *dev = makedev(st.stx_dev_major, st.stx_dev_minor);
-    return st.stx_ino == FS_ID_ROOT ? 0 : -ENOTCONN; /* unmounted again meanwhile */
-}
-
 /*
  * As far as one read request goes; INIT can only make it less than the system's default of 128 KiB. It belongs to root:
  * for other users it stays as it is.
@@ -424,11 +457,14 @@ static bool ends_soon(const struct session *s)
 
 int session_check(struct session *s)
 {
+    uint64_t inode = 0;
     dev_t dev = 0;
     int rc = ask_from_outside(s->mountpoint);
 
     if (rc == 0)
-        rc = look_at(s->mountpoint, &dev);
+        rc = look_at(AT_FDCWD, s->mountpoint, &inode, &dev);
+    if (rc == 0 && inode != FS_ID_ROOT)
+        rc = -ENOTCONN; /* unmounted again meanwhile */
     if (rc == -ENOTCONN && ends_soon(s))
         return 0;
     if (rc < 0)
@@ -454,7 +490,7 @@ void session_wait(struct session *s)
     while (poll(fds, 2, -1) < 0 && errno == EINTR)
         ;
     if (fds[0].revents)
-        s->mounted = false;
+        s->ended = true;
     else if (fds[1].revents && read(fds[1].fd, &info, sizeof(info)) == sizeof(info))
         log_write(LSM_LOG_INFO, "signal %u: unmounting %s", info.ssi_signo, s->mountpoint);
     if (fds[1].fd >= 0)
@@ -463,26 +499,26 @@ void session_wait(struct session *s)
 
 /* ---- unmounting ---------------------------------------------------------------------------- */
 
-/* The topmost mount at `path`, if it is ours: a descriptor of its root. */
-static int open_own(const struct session *s, const char *path)
+/*
+ * The topmost mount at `path`, if it is ours: a descriptor of its root. Only named (O_PATH) if its owner may not read it,
+ * or nobody answers any more.
+ */
+static int open_own(const struct session *s, const char *path, bool *named)
 {
     int at = place_open_resolved(path), fd = -1;
-    struct stat st;
+    uint64_t inode;
+    dev_t dev;
 
-    if (at >= 0 && (!s->dev || (fstat(at, &st) == 0 && st.st_dev == s->dev)))
+    if (at < 0)
+        return -1;
+    if (!s->dev || (look_at(at, "", &inode, &dev) == 0 && dev == s->dev)) {
         fd = openat(at, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (at >= 0)
-        close(at);
+        *named = fd < 0;
+        if (*named)
+            return at;
+    }
+    close(at);
     return fd;
-}
-
-/* That very mount, whatever is put over its path meanwhile. False if there is no /proc, or no right to. */
-static bool unmount_by_fd(int fd)
-{
-    char path[64];
-
-    snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
-    return fd >= 0 && umount2(path, MNT_DETACH) == 0;
 }
 
 /*
@@ -494,11 +530,12 @@ static void detach(struct session *s)
 {
     char moved[PATH_MAX];
     const char *path = s->mountpoint;
-    int fd = open_own(s, path);
+    bool named = false;
+    int fd = open_own(s, path, &named);
 
     if (fd < 0 && (s->dev ? place_of_device(s->dev, moved) : place_of_store(s->store, moved))) {
         path = moved;
-        fd = open_own(s, path);
+        fd = open_own(s, path, &named);
     }
     if (fd < 0 && s->dev) {
         log_write(LSM_LOG_WARNING,
@@ -506,8 +543,11 @@ static void detach(struct session *s)
                   s->mountpoint);
         return;
     }
-    if (fd >= 0)
-        syncfs(fd); /* dirty pages of those who still use it; what fails there is told to them */
+    /* Dirty pages of those who still use it; what fails there is told to them. */
+    if (named)
+        sync();
+    else if (fd >= 0)
+        syncfs(fd);
     if (!unmount_by_fd(fd) && umount2(path, MNT_DETACH | UMOUNT_NOFOLLOW) < 0 && errno == EPERM)
         run_fusermount(path);
     if (fd >= 0)
@@ -525,6 +565,12 @@ static void wait_for_end(struct session *s)
 void session_stop(struct session *s)
 {
     reclaim_stop(s->reclaim);
+    if (s->mounted &&
+        s->ended) { /* by umount(8), or somebody aborted the connection: then a dead mount is there */
+        if (s->dev && place_is_of_store(s->dev, s->store))
+            unmount_unserved(s);
+        s->mounted = false;
+    }
     if (s->mounted && s->transport)
         detach(s);
     if (s->transport) {

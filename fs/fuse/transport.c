@@ -242,7 +242,8 @@ static int choose(struct transport *t, uint64_t offered)
     int rc;
 
     if (t->config.kind == TRANSPORT_CLASSIC) {
-        snprintf(t->why, sizeof(t->why), "transport=classic was asked for");
+        snprintf(t->why, sizeof(t->why), "%s",
+                 t->config.why_classic ? t->config.why_classic : "transport=classic was asked for");
         return 0;
     }
     rc = uring_offered(offered, t->why, sizeof(t->why)) ? uring_prepare(t, &t->uring) : -ENOTSUP;
@@ -258,6 +259,8 @@ static int agree(struct transport *t)
 
     if (rc == 0)
         rc = choose(t, init_offered(buffer, len));
+    if (rc == 0) /* there is nothing to read before INIT is answered */
+        rc = classic_start(t, t->uring ? 1 : classic_threads_wanted(), &t->classic);
     if (rc == 0) {
         struct running r = {.bytes = buffer, .len = len, .may_wait = true};
         if (t->uring)
@@ -286,10 +289,12 @@ int transport_start(const struct transport_config *config, char *why, struct tra
     rc = fuse_session_custom_io(config->session, &io, t->fd) != 0 ? -EINVAL : 0;
     if (rc == 0)
         rc = agree(t);
-    if (rc == 0)
-        rc = classic_start(t, t->uring ? 1 : classic_threads_wanted(), &t->classic);
     memcpy(why, t->why, sizeof(t->why));
-    if (rc < 0) {
+    if (rc < 0) { /* no request has come in yet, so no reply is still to be sent */
+        if (t->classic) {
+            classic_stop(t->classic);
+            classic_free(t->classic);
+        }
         uring_free(t->uring);
         free(t);
         return rc;

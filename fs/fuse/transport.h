@@ -34,6 +34,7 @@ enum transport_kind { TRANSPORT_AUTO, TRANSPORT_URING, TRANSPORT_CLASSIC };
 struct transport_config {
     struct fuse_session *session; /* mounted, INIT not read yet; not owned */
     enum transport_kind kind;     /* AUTO: uring if it can be had */
+    const char *why_classic;      /* the reason for CLASSIC; NULL: it was asked for */
     size_t max_write;             /* as the adapter's init op asks for */
     uint64_t init_flags;          /* FUSE_* of <linux/fuse.h> to add to the INIT reply where the kernel offers
                                      them: those that libfuse does not send */

@@ -368,7 +368,8 @@ static void give_back(struct queue *q, size_t keep)
         struct entry *e = &q->entries[i];
         if (state_of(e) != ENTRY_KERNELS || e->touched <= keep)
             continue;
-        madvise(e->payload + keep, q->uring->payload_bytes - keep, MADV_DONTNEED);
+        int rc = madvise(e->payload + keep, q->uring->payload_bytes - keep, MADV_DONTNEED);
+        assert(rc == 0); /* whole pages of memory of our own */
         __atomic_fetch_sub(&q->payloads_bytes, e->touched - keep, __ATOMIC_RELAXED);
         e->touched = keep;
     }
@@ -444,11 +445,15 @@ static int make_ring(struct queue *q)
     return 0;
 }
 
+static size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
+
 /* The payloads are made of nothing until they are used; huge pages would make each cost what it may need at most. */
 static int make_entries(struct queue *q)
 {
     struct uring *u = q->uring;
-    const size_t stride = HEADER_BYTES + u->payload_bytes;
+    /* Whole pages, also where they are of 64 KiB: they are given back one payload at a time. */
+    const size_t page = (size_t)sysconf(_SC_PAGESIZE), head = round_up(HEADER_BYTES, page);
+    const size_t stride = head + round_up(u->payload_bytes, page);
 
     q->memory_bytes = stride * u->depth;
     q->memory = mmap(NULL, q->memory_bytes, PROT_READ | PROT_WRITE,
@@ -465,7 +470,7 @@ static int make_entries(struct queue *q)
         struct entry *e = &q->entries[i];
         e->queue = q;
         e->header = (void *)(q->memory + stride * i);
-        e->payload = q->memory + stride * i + HEADER_BYTES;
+        e->payload = q->memory + stride * i + head;
         e->iov[0] = (struct iovec){e->header, sizeof(*e->header)};
         e->iov[1] = (struct iovec){e->payload, u->payload_bytes};
     }

@@ -252,14 +252,14 @@ END
     local dir transport=${SHALE_TRANSPORT:-auto}
     dir=$(mktemp -d /tmp/shale-user.XXXXXX)
     mkdir "$dir/mnt"
-    chown 1234 "$dir" "$dir/mnt"
-    if ! as 1234 shalefs "$dir/store" "$dir/mnt" -o "transport=$transport" 2>"$dir/err" 3>&-; then
+    chown 65534 "$dir" "$dir/mnt"
+    if ! as 65534 shalefs "$dir/store" "$dir/mnt" -o "transport=$transport" 2>"$dir/err" 3>&-; then
         cat "$dir/err"
         grep -qE 'fusermount3|not allowed|/dev/fuse' "$dir/err" && rm -r "$dir" && skip "users may not mount here"
         return 1
     fi
-    as 1234 bash -e -c "cd '$dir/mnt' && mkdir d && setfacl -d -m u:9:rx d && touch d/f && getfacl -cpEn d/f" >"$dir/said"
-    as 1234 shale umount "$dir/mnt"
+    as 65534 bash -e -c "cd '$dir/mnt' && mkdir d && setfacl -d -m u:9:rx d && touch d/f && getfacl -cpEn d/f" >"$dir/said"
+    as 65534 shale umount "$dir/mnt"
     grep -q '^user:9:r-x' "$dir/said"
     rm -r "$dir"
 }

@@ -384,3 +384,28 @@ PY
     wait "$writer"
     cmp "$MNT/f" "$BATS_TEST_TMPDIR/copy"
 }
+
+@test "an ordinary user's mount whose root he may not read himself ends by SIGTERM" {
+    require_root
+    require_fuse
+    local as="setpriv --reuid 65534 --regid 65534 --clear-groups" dir pid
+    dir=$(mktemp -d /tmp/shale-user.XXXXXX)
+    mkdir "$dir/m"
+    chown 65534 "$dir" "$dir/m"
+    if ! $as shalefs "$dir/s" "$dir/m" 2>"$dir/err" 3>&-; then
+        cat "$dir/err"
+        grep -qE 'fusermount3|not allowed|/dev/fuse' "$dir/err" && rm -r "$dir" && skip "users may not mount here"
+        return 1
+    fi
+    $as sh -c "echo text >$dir/m/f && chmod 0 $dir/m"
+    pid=$(daemons_of "$dir")
+    kill "$pid"
+    wait_gone "$pid" 300 || fail "the daemon is still there"
+    local left
+    left=$(mounts_below "$dir")
+    [ -z "$left" ] || umount -l "$dir/m"
+    shale get "$dir/s" /f >"$dir/got"
+    [ "$(cat "$dir/got")" = text ]
+    rm -r "$dir"
+    [ -z "$left" ]
+}
