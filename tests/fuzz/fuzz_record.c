@@ -1,10 +1,11 @@
 /*
  * fuzz_record.c - the records of the filesystem: inodes, directories, buckets, superblock, pending
- * truncations, merge operands, small extended attributes.
+ * truncations, merge operands, small extended attributes, ACLs.
  *
  * What a decoder takes, the encoder must be able to write, and it must come back the same: an
  * operation that changes an inode does just that with what it found.
  */
+#include "acl.h"
 #include "bucket.h"
 #include "fuzz.h"
 #include "record.h"
@@ -92,6 +93,21 @@ static void merge(const uint8_t *data, size_t len)
 }
 
 /* {u8 kind, the record} */
+/* Given its own mode it is what it was, and given another one it is one, too, of that mode. */
+static void acl(const uint8_t *data, size_t len)
+{
+    uint8_t copy[ACL_BYTES_MAX];
+
+    if (acl_check(data, len) < 0 || acl_is_empty(len))
+        return;
+    fuzz_check(len <= sizeof(copy));
+    memcpy(copy, data, len);
+    acl_follow_mode(copy, len, acl_mode(data, len));
+    fuzz_check(memcmp(copy, data, len) == 0);
+    acl_follow_mode(copy, len, 0527);
+    fuzz_check(acl_check(copy, len) == 0 && acl_mode(copy, len) == 0527);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     struct input in = {data, size};
@@ -117,7 +133,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
             fuzz_check(memcmp(again, bytes, TRUNCATE_BYTES) == 0);
         }
         break;
-    default: xattrs_valid(bytes, len);
+    default: xattrs_valid(bytes, len); acl(bytes, len);
     }
     free(bytes);
     return 0;
