@@ -40,8 +40,9 @@ struct env_thread;
 struct env_file_ops {
     ssize_t (*pread)(struct env_file *f, void *buf, size_t len, uint64_t off);
     int (*pwritev)(struct env_file *f, const struct iovec *iov, int n, uint64_t off);
-    int (*sync)(struct env_file *f);                                 /* fdatasync */
-    int (*allocate)(struct env_file *f, uint64_t off, uint64_t len); /* reserve blocks; grows size */
+    int (*sync)(struct env_file *f);                                   /* fdatasync */
+    void (*write_out)(struct env_file *f, uint64_t off, uint64_t len); /* NULL: does nothing */
+    int (*allocate)(struct env_file *f, uint64_t off, uint64_t len);   /* reserve blocks; grows size */
     int (*truncate)(struct env_file *f, uint64_t len);
     int (*size)(struct env_file *f, uint64_t *out);
     int (*map)(struct env_file *f, uint64_t len);
@@ -130,6 +131,15 @@ static inline int env_pwrite(struct env_file *f, const void *buf, size_t len, ui
     return f->ops->pwritev(f, &v, 1, off);
 }
 static inline int env_sync(struct env_file *f) { return f->ops->sync(f); }
+/*
+ * Begins to bring these bytes to the medium, so that a later env_sync has less to do: a hint. Nothing is durable by it,
+ * and an error shows in env_sync.
+ */
+static inline void env_write_out(struct env_file *f, uint64_t off, uint64_t len)
+{
+    if (f->ops->write_out)
+        f->ops->write_out(f, off, len);
+}
 static inline int env_allocate(struct env_file *f, uint64_t off, uint64_t len)
 {
     return f->ops->allocate(f, off, len);

