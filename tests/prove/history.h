@@ -10,7 +10,7 @@
  *   history.c      the engine (prove_engine)       changes are batches of keys
  *   fs_history.c   the filesystem (prove_fs)       changes are system calls; the model is a tree of files
  *
- * A new operation is one more entry in the table in history.c, or in fs_ops.c.
+ * A new operation is one more entry in the table in engine_ops.c, or in fs_ops.c.
  */
 #ifndef HISTORY_H
 #define HISTORY_H
