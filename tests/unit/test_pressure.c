@@ -358,14 +358,14 @@ struct store {
     struct lsm *db;
 };
 
-static void store_open(struct store *s)
+static void store_open(struct store *s, size_t write_buffer_bytes)
 {
     memset(s, 0, sizeof *s);
     rules_init(&s->rules);
     s->options = (struct lsm_options){.flags = LSM_CREATE,
                                       .shards = 1,
-                                      .memory_bytes = 8 * MIB,
-                                      .write_buffer_bytes = 64 * KIB,
+                                      .memory_bytes = 32 * MIB,
+                                      .write_buffer_bytes = write_buffer_bytes,
                                       .table_bytes = 16 * MIB,
                                       .log_segment_bytes = 4 * MIB,
                                       .commit_ms = 10000,
@@ -415,7 +415,7 @@ static void test_slow_compactions(void **unused)
 {
     (void)unused;
     struct store s;
-    store_open(&s);
+    store_open(&s, 64 * KIB);
     for (unsigned i = 0; i < 4000; i++)
         assert_int_equal(put(&s, i, 0), 0);
     assert_int_equal(lsm_compact(s.db), 0);
@@ -456,7 +456,7 @@ static void test_slow_flushes(void **unused)
 {
     (void)unused;
     struct store s;
-    store_open(&s);
+    store_open(&s, 64 * KIB);
     set_rule(&s.rules, slow_flushes);
     for (unsigned i = 0; i < 1000; i++)
         assert_int_equal(put(&s, i, 0), 0);
@@ -467,6 +467,56 @@ static void test_slow_flushes(void **unused)
     store_close(&s);
 }
 
+static int slow_segments(struct rules *r, enum op op, const char *name, uint64_t offset)
+{
+    (void)r, (void)offset;
+    if (op == OP_CREATE && is_kind(name, ".log"))
+        usleep(300000);
+    return 0;
+}
+
+static int no_segments(struct rules *r, enum op op, const char *name, uint64_t offset)
+{
+    (void)slow_flushes(r, op, name, offset);
+    return op == OP_CREATE && is_kind(name, ".log") ? -ENOSPC : 0;
+}
+
+/* Faster than a new segment of the log can be made. */
+static void test_slow_log(void **unused)
+{
+    (void)unused;
+    struct store s;
+    store_open(&s, 64 * KIB);
+    set_rule(&s.rules, slow_segments);
+    for (unsigned i = 0; i < 12000; i++)
+        assert_int_equal(put(&s, i, 0), 0);
+    set_rule(&s.rules, NULL);
+    const struct lsm_stall *stall = shard_stats(&s)->stall;
+    assert_true(stall[LSM_STALL_LOG].count > 0 && stall[LSM_STALL_LOG].longest_ns > 0);
+    assert_int_equal(stall[LSM_STALL_LOG].waiting, 0);
+    assert_int_equal(stall[LSM_STALL_DISK].count, 0);
+    store_close(&s);
+}
+
+/* Where no segment can be made, flushing gives used ones back: who waits for that waits for the disk. */
+static void test_full_disk(void **unused)
+{
+    (void)unused;
+    struct store s;
+    store_open(&s, 2 * MIB); /* what is not flushed takes more than a segment */
+    set_rule(&s.rules, no_segments);
+    for (unsigned i = 0; i < 40000 && !shard_stats(&s)->stall[LSM_STALL_DISK].count; i++) {
+        int err = put(&s, i, 0);
+        assert_true(err == 0 || err == -ENOSPC);
+    }
+    set_rule(&s.rules, NULL);
+    const struct lsm_stall *stall = shard_stats(&s)->stall;
+    assert_true(stall[LSM_STALL_DISK].count > 0 && stall[LSM_STALL_DISK].ns > 0);
+    assert_int_equal(stall[LSM_STALL_DISK].waiting, 0);
+    assert_int_equal(put(&s, 1, 0), 0);
+    store_close(&s);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -474,7 +524,8 @@ int main(void)
         cmocka_unit_test(test_pacer),        cmocka_unit_test(test_pacer_threads),
         cmocka_unit_test(test_settles),      cmocka_unit_test(test_follows),
         cmocka_unit_test(test_bound),        cmocka_unit_test(test_slow_compactions),
-        cmocka_unit_test(test_slow_flushes),
+        cmocka_unit_test(test_slow_flushes), cmocka_unit_test(test_slow_log),
+        cmocka_unit_test(test_full_disk),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
