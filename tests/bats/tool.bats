@@ -221,18 +221,20 @@ flip_byte() { # FILE OFFSET
     printf "\\x$(printf %02x $((byte ^ 255)))" | dd of="$1" bs=1 seek="$2" conv=notrunc status=none
 }
 
-@test "a flipped bit in a table: EIO and a log line for what it hit, all else is readable" {
+# 40 files of SIZE bytes; then the middle of the largest file of the store of kind KIND is damaged: one file is hit.
+flip_and_read() { # KIND SIZE
     mkdir "$MNT/files" "$BATS_TEST_TMPDIR/files"
     local i
     for i in {1..40}; do
-        head -c 200000 /dev/urandom >"$BATS_TEST_TMPDIR/files/$i"
+        head -c "$2" /dev/urandom >"$BATS_TEST_TMPDIR/files/$i"
         cp "$BATS_TEST_TMPDIR/files/$i" "$MNT/files/$i"
     done
     stop_store
-    local table
-    table=$(find "$STORE" -name '*.sst' -printf '%s %p\n' | sort -n | tail -n 1 | cut -d' ' -f2-)
-    assert_not_equal "$table" ''
-    flip_byte "$table" $(($(stat -c %s "$table") / 2))
+    run -0 shale check "$STORE"
+    local damaged
+    damaged=$(find "$STORE" -name "*.$1" -printf '%s %p\n' | sort -n | tail -n 1 | cut -d' ' -f2-)
+    assert_not_equal "$damaged" ''
+    flip_byte "$damaged" $(($(stat -c %s "$damaged") / 2))
     start_store
     local bad=0
     for i in {1..40}; do
@@ -244,7 +246,7 @@ flip_byte() { # FILE OFFSET
         fi
     done
     assert_equal "$bad" 1
-    grep -q "$(basename "$table")" "$LOG"
+    grep -q "$(basename "$damaged")" "$LOG"
     echo still writable >"$MNT/new"
     stop_store || true
     run shale get "$STORE" /new
@@ -255,6 +257,10 @@ flip_byte() { # FILE OFFSET
     done
     assert_equal "$bad" 1
 }
+
+@test "a flipped bit in a table: EIO and a log line for what it hit, all else is readable" { flip_and_read sst 20000; }
+
+@test "a flipped bit in a file of large contents: the same" { flip_and_read blob 200000; }
 
 @test "a torn end of the log: mounts, and only what came last is gone" {
     stop_store

@@ -243,7 +243,8 @@ int main(int argc, char **argv)
     struct search searches[JOBS_MAX];
     int status;
     search_begin(&searches[0], NULL, CONTROL_SECONDS, seed);
-    if (search_end(search_wait(searches, 1, &status), status)) {
+    (void)search_wait(searches, 1, &status);
+    if (search_end(&searches[0], status)) {
         printf("Without a defect it fails: %s --history=%s\n", proof_program, searches[0].report->replay);
         return 1;
     }
