@@ -562,27 +562,31 @@ static void on_log(void *arg, enum lsm_log_level level, const char *message)
 /* The highest serial of any id in a key or an entry. */
 static int highest_serial(struct check *c, uint64_t *out)
 {
-    struct lsm_iter_options o = {.flags = LSM_NOFILL};
+    struct lsm_iter_options o = {.flags = LSM_NOFILL | LSM_KEYS};
     struct lsm_iter *it;
     *out = ID_SERIAL_FIRST;
     int r = lsm_iter_new(c->db, &o, &it);
     if (r < 0)
         return r;
-    for (lsm_iter_first(it); lsm_iter_valid(it); lsm_iter_next(it)) {
-        size_t len, key_len;
+    for (lsm_iter_first(it); r == 0 && lsm_iter_valid(it); lsm_iter_next(it)) {
+        size_t key_len;
+        struct lsm_value v;
         const uint8_t *key = lsm_iter_key(it, &key_len);
-        const void *value = lsm_iter_value(it, &len);
         struct bucket b = {.dir = key_len >= 9 ? get_be64(key) : 0};
         uint64_t serial = b.dir & ID_SERIAL_MASK;
         *out = serial > *out ? serial : *out;
-        if (key_len != 16 || key[8] != KEY_BUCKET || bucket_decode(value, len, &b) < 0)
+        if (key_len != 16 || key[8] != KEY_BUCKET)
             continue;
-        for (unsigned i = 0; i < b.count; i++) {
-            serial = b.entry[i].id & ID_SERIAL_MASK;
-            *out = serial > *out ? serial : *out;
-        }
+        r = check_value(c, it, &v);
+        if (r == 0 && bucket_decode(v.data, v.len, &b) == 0)
+            for (unsigned i = 0; i < b.count; i++) {
+                serial = b.entry[i].id & ID_SERIAL_MASK;
+                *out = serial > *out ? serial : *out;
+            }
+        lsm_value_release(&v);
     }
-    r = lsm_iter_status(it);
+    if (r == 0)
+        r = lsm_iter_status(it);
     lsm_iter_free(it);
     return r;
 }

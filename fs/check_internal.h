@@ -124,6 +124,11 @@ int check_queue(struct check *c, size_t *done);
 
 /* 0, -ENOENT, -ENOMEM, or -EIO: can't be read, which is counted. */
 int check_get(struct check *c, const struct key *key, struct lsm_value *out);
+/*
+ * The value that the iterator stands at. With LSM_KEYS large ones are read only by this, so that a walk over all keys reads no
+ * contents. On error *out may be released, too.
+ */
+int check_value(struct check *c, struct lsm_iter *it, struct lsm_value *out);
 
 /*
  * A scan that steps over what can't be read. Keys are id, tag and a number of `digits` bytes behind them, which is what

@@ -54,20 +54,26 @@ static const char *stray_of(const struct check *c, const uint8_t *key, size_t le
 }
 
 /* What the iterator stands at should not be there: it belongs to nobody, or is no value of its kind. */
-static const char *wrong_of(const struct check *c, struct lsm_iter *it)
+static const char *wrong_of(struct check *c, struct lsm_iter *it)
 {
-    size_t len, value_len;
-    const uint8_t *key = lsm_iter_key(it, &len), *value = lsm_iter_value(it, &value_len);
+    size_t len;
+    struct lsm_value v;
+    const uint8_t *key = lsm_iter_key(it, &len);
     const char *what = stray_of(c, key, len);
     if (what || key[8] != KEY_XATTR || acl_kind_of((const char *)key + 9, len - 9) == ACL_NONE)
         return what;
-    return acl_check(value, value_len) < 0 ? "an ACL that can't be decoded" : NULL;
+    int r = check_value(c, it, &v);
+    if (r == -ENOMEM)
+        return NULL;
+    what = r < 0 || acl_check(v.data, v.len) < 0 ? "an ACL that can't be decoded" : NULL;
+    lsm_value_release(&v);
+    return what;
 }
 
 /* Once for each id and tag. Called only when everything could be read. */
 int check_strays(struct check *c)
 {
-    struct lsm_iter_options o = {.flags = LSM_NOFILL};
+    struct lsm_iter_options o = {.flags = LSM_NOFILL | LSM_KEYS};
     struct lsm_iter *it;
     uint8_t last[9] = {0xff};
     int r = lsm_iter_new(c->db, &o, &it);
@@ -116,7 +122,7 @@ static int parent_is_lost(struct check *c, fs_id id, bool *lost)
 /* One pass over all keys; `all` takes directories whose parents are without a name, too: those in a circle. */
 static int reattach_pass(struct check *c, size_t *done, bool all)
 {
-    struct lsm_iter_options options = {.flags = LSM_NOFILL};
+    struct lsm_iter_options options = {.flags = LSM_NOFILL | LSM_KEYS};
     struct lsm_iter *it;
     int r = lsm_iter_new(c->db, &options, &it);
     if (r < 0)
@@ -162,7 +168,7 @@ int reattach_strays(struct check *c, size_t *done)
 /* What still belongs to nobody, or can't be decoded, goes. */
 int delete_strays(struct check *c)
 {
-    struct lsm_iter_options o = {.flags = LSM_NOFILL};
+    struct lsm_iter_options o = {.flags = LSM_NOFILL | LSM_KEYS};
     struct lsm_iter *it;
     int r = lsm_iter_new(c->db, &o, &it);
     if (r < 0)

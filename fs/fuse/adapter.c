@@ -50,18 +50,19 @@ static void op_init(void *userdata, struct fuse_conn_info *conn)
                          FUSE_CAP_POSIX_LOCKS | FUSE_CAP_FLOCK_LOCKS | FUSE_CAP_SPLICE_READ |
                          FUSE_CAP_SPLICE_WRITE | FUSE_CAP_SPLICE_MOVE;
     const unsigned on = FUSE_CAP_EXPLICIT_INVAL_DATA | FUSE_CAP_CACHE_SYMLINKS | FUSE_CAP_READDIRPLUS |
-                        FUSE_CAP_READDIRPLUS_AUTO | FUSE_CAP_PARALLEL_DIROPS | FUSE_CAP_ASYNC_READ |
-                        FUSE_CAP_DONT_MASK; /* default ACLs come before the umask */
+                        FUSE_CAP_READDIRPLUS_AUTO | FUSE_CAP_PARALLEL_DIROPS | FUSE_CAP_ASYNC_READ;
 
     conn->want &= ~off;
     conn->want |= on & conn->capable;
     if (a->writeback)
         conn->want |= FUSE_CAP_WRITEBACK_CACHE & conn->capable;
-    if (a->noacl)
-        conn->want &= ~FUSE_CAP_POSIX_ACL;
-    else
-        conn->want |= FUSE_CAP_POSIX_ACL & conn->capable;
-    a->noacl = !(conn->want & FUSE_CAP_POSIX_ACL);
+    a->noacl |= !(conn->capable & FUSE_CAP_POSIX_ACL);
+    /*
+     * Default ACLs come before the umask, so it is ours to apply. Where nobody checks ACLs the kernel does it first: what
+     * is inherited all the same, so that no ACL is lost, can then only take away more.
+     */
+    const unsigned acl = FUSE_CAP_POSIX_ACL | FUSE_CAP_DONT_MASK;
+    conn->want = a->noacl ? conn->want & ~acl : conn->want | (acl & conn->capable);
     a->no_open = conn->capable & FUSE_CAP_NO_OPEN_SUPPORT;
     a->no_opendir = conn->capable & FUSE_CAP_NO_OPENDIR_SUPPORT;
     conn->max_write = FS_WRITE_MAX;
@@ -414,6 +415,29 @@ static void op_removexattr(fuse_req_t req, fuse_ino_t ino, const char *name)
     reply_result(req, rc < 0 ? rc : fs_removexattr(adapter_of(req)->fs, ino, name));
 }
 
+/* The names without those that `refused` answers for. */
+static int list_shown(struct fs *fs, fs_id ino, char *buf, size_t size, size_t *len)
+{
+    size_t all_len = 0, shown = 0;
+    char *all = malloc(FS_XATTR_VALUE_MAX);
+    int rc = all ? fs_listxattr(fs, ino, all, FS_XATTR_VALUE_MAX, &all_len) : -ENOMEM;
+
+    for (size_t at = 0, n; rc == 0 && at < all_len; at += n) {
+        n = strlen(all + at) + 1;
+        if (strncmp(all + at, "system.", 7) == 0)
+            continue;
+        memmove(all + shown, all + at, n);
+        shown += n;
+    }
+    if (rc == 0 && size && shown > size)
+        rc = -ERANGE;
+    if (rc == 0 && size)
+        memcpy(buf, all, shown);
+    *len = shown;
+    free(all);
+    return rc;
+}
+
 /* The value of `name`, or the list of names if that is NULL. */
 static int fetch_xattr(fuse_req_t req, fuse_ino_t ino, const char *name, char *buf, size_t size, size_t *len)
 {
@@ -424,7 +448,10 @@ static int fetch_xattr(fuse_req_t req, fuse_ino_t ino, const char *name, char *b
         return name ? -ENODATA : 0;
     if (name && refused(req, ino, name) < 0)
         return -EOPNOTSUPP;
-    return name ? fs_getxattr(fs, ino, name, buf, size, len) : fs_listxattr(fs, ino, buf, size, len);
+    if (name)
+        return fs_getxattr(fs, ino, name, buf, size, len);
+    return adapter_of(req)->noacl ? list_shown(fs, ino, buf, size, len)
+                                  : fs_listxattr(fs, ino, buf, size, len);
 }
 
 static void reply_xattr(fuse_req_t req, fuse_ino_t ino, const char *name, size_t size)

@@ -136,8 +136,9 @@ static void shorten_setxattr(struct running *r, struct fuse_buf *request,
 
 /*
  * With FUSE_HANDLE_KILLPRIV_V2 a SETATTR that sets nothing at all is Linux's request to take setuid and setgid away, before
- * a write or fallocate, or for chown(-1, -1): it forgets to say so, but sends it for nothing else. The reply tells it of
- * the new mode, which it would not look at again before an exec.
+ * a write or fallocate, or for chown(-1, -1): it forgets to say so. The reply tells it of the new mode, which it would not
+ * look at again before an exec. It sends the same when a file had a capability to be taken away, also for a writer who may
+ * keep setuid; nothing tells the two apart, so such a file loses setuid then, too (README.md).
  */
 static unsigned kill_flag(const struct running *r)
 {

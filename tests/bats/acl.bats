@@ -208,6 +208,8 @@ END
     touch "$MNT/f"
     chmod 600 "$MNT/f"
     setfacl -m u:1234:r "$MNT/f"
+    mkdir "$MNT/d"
+    setfacl -d -m u:1234:rwx,g:77:rwx "$MNT/d"
     restart_store
     as 1234 cat "$MNT/f"
     stop_store
@@ -217,8 +219,13 @@ END
     run ! getfattr -n system.posix_acl_access "$MNT/f"
     (umask 027 && touch "$MNT/masked")
     [ "$(mode_of "$MNT/masked")" = 640 ]
+    (umask 077 && touch "$MNT/d/masked" && mkdir "$MNT/d/sub")
+    [ "$(mode_of "$MNT/d/masked") $(mode_of "$MNT/d/sub")" = "600 700" ]
+    setfattr -n user.a -v 1 "$MNT/d"
+    assert_equal "$(getfattr --absolute-names -m - "$MNT/d")" "# file: $MNT/d"$'\n'"user.a"
     stop_store
     start_store -o allow_other
+    getfacl -d "$MNT/d" | grep -q group:77:rwx
     as 1234 cat "$MNT/f"
 }
 
