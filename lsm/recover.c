@@ -273,11 +273,13 @@ static int second_pass(struct recovering *rec, struct wal_recovery *r, struct wa
     return err;
 }
 
-/* One pass, up to whatever ends the log. */
+/* One pass that applies, up to whatever ends the log. A value that is not there ends it only above what had been synced. */
 static int recover_read_only(struct recovering *rec, struct wal_recovery *r, struct wal_recovered *end)
 {
     struct lsm *db = rec->db;
-    int err = replay_new(db, &rec->replay);
+    int err = wal_recover_synced(r, &r->synced);
+    if (!err)
+        err = replay_new(db, &rec->replay);
     if (err)
         return err;
     r->replay = apply_record;

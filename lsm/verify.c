@@ -298,7 +298,8 @@ static int verify_log(struct verifier *v, const struct vset *vs)
     };
     struct wal_recovered end;
     r.uses = vset_uses(vs, &r.use_count);
-    return settle(v, wal_recover(&r, &end), before, "");
+    int err = wal_recover_synced(&r, &r.synced);
+    return settle(v, err ? err : wal_recover(&r, &end), before, "");
 }
 
 /* ---- the whole ---- */

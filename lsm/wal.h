@@ -170,6 +170,12 @@ struct wal_recovered {
  */
 int wal_recover(const struct wal_recovery *r, struct wal_recovered *out);
 
+/*
+ * The furthest LSN that the manifest or the log itself says was synced. For who goes through the log only once and must
+ * know beforehand what is damage if it is not there. Judges nothing, tells nothing, calls nothing of r.
+ */
+int wal_recover_synced(const struct wal_recovery *r, lsn_t *out);
+
 /* "NNNNNN.log" under dir; buf has room for dir + 32 bytes. */
 /* Allocates [0, bytes) of a segment's file and writes zeros to what begins at `from`. Not synced. */
 int wal_segment_fill(struct env_file *file, uint64_t from, uint64_t bytes);

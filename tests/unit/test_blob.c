@@ -574,6 +574,66 @@ static void test_missing_at_recovery(void **unused)
     env_sim_free(whole);
 }
 
+static void check_all_but_b(struct lsm *db, int expected)
+{
+    struct lsm_value v;
+    check(db, "a", NULL, 60000, 1);
+    check(db, "c", NULL, 60000, 3);
+    check(db, "d", NULL, 10, 4);
+    check(db, "e", NULL, 10, 5);
+    assert_int_equal(lsm_get(db, "b", 1, NULL, 0, &v), expected);
+    assert_int_equal(lsm_close(db), 0);
+}
+
+/*
+ * A value that rots while the log above the manifest's synced mark names it, below one that the log itself has: that
+ * value is lost, however the store is opened, and nothing else.
+ */
+static void test_damage_below_a_mark(void **unused)
+{
+    (void)unused;
+    struct env *env = env_sim_new(1);
+    struct lsm *db = open_store(env, LSM_CREATE);
+    char path[64] = "";
+    for (unsigned i = 0; i < 3; i++) {
+        put(db, (char[]){(char)('a' + i), 0}, 60000, 1 + i);
+        assert_int_equal(lsm_sync(db), 0);
+    }
+    put(db, "d", 10, 4);
+    assert_int_equal(lsm_sync(db), 0);
+    put(db, "e", 10, 5);
+    struct env *killed = env_sim_clone(env, 2);
+    assert_int_equal(lsm_close(db), 0);
+    env_sim_free(env);
+
+    struct env_file *f;
+    assert_int_equal(env_list(killed, "/s", find_blob, path), 0);
+    assert_int_equal(env_open(killed, path, ENV_READ | ENV_WRITE, &f), 0);
+    uint64_t at = BLOB_HEADER_BYTES + blob_disk_bytes(60000) + 8 * blob_chunks(60000) + 100;
+    assert_int_equal(env_pwrite(f, "damaged", 7, at), 0);
+    env_close(f);
+
+    struct env *copy = env_sim_clone(killed, 3);
+    check_all_but_b(open_store(copy, 0), -EIO);
+    env_sim_free(copy);
+    copy = env_sim_clone(killed, 4);
+    check_all_but_b(open_store(copy, LSM_RDONLY), -EIO);
+    struct lsm_options o = options_of(copy, 0);
+    struct lsm_verified seen;
+    struct lsm_repaired repaired;
+    problems = 0;
+    assert_int_equal(lsm_verify("/s", &o, note_problem, NULL, &seen), 0);
+    assert_int_equal(problems, 1);
+    assert_non_null(strstr(problem_what, "key b"));
+    assert_int_equal(lsm_repair("/s", &o, note_problem, NULL, &repaired), 0);
+    assert_true(repaired.done);
+    assert_int_equal(repaired.keys_saved, 4);
+    assert_int_equal(repaired.keys_lost, 1);
+    check_all_but_b(open_store(copy, 0), -ENOENT);
+    env_sim_free(copy);
+    env_sim_free(killed);
+}
+
 /* Only the extents of blob files, behind their headers: of what is asked for, the first bytes could be read. */
 static struct sim_fault fail_extents(void *arg, const struct sim_call *call)
 {
@@ -776,6 +836,7 @@ int main(void)
         cmocka_unit_test(test_readers),
         cmocka_unit_test(test_scattered_deletes),
         cmocka_unit_test(test_damage),
+        cmocka_unit_test(test_damage_below_a_mark),
         cmocka_unit_test(test_rebuild),
         cmocka_unit_test(test_missing_at_recovery),
         cmocka_unit_test(test_read_error_at_recovery),
