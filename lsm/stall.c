@@ -153,7 +153,7 @@ static void wait_until(struct shard *s, enum lsm_stall_reason why, uint64_t unti
 /* ---- holding back ---- */
 
 /* A compaction that can't be is no reason to wait; with level 0 as full as it should be it is one to refuse. */
-static int at_stop(struct shard *s, bool nowait, bool shrinks)
+static int at_stop(struct shard *s, bool nowait, bool patient, bool shrinks)
 {
     if (l0_tables(s) < L0_STOP || __atomic_load_n(&s->compaction_broken, __ATOMIC_RELAXED))
         return 0;
@@ -163,6 +163,8 @@ static int at_stop(struct shard *s, bool nowait, bool shrinks)
         return 0;
     if (nowait)
         return -EAGAIN;
+    if (!patient)
+        return 0;
     uint64_t since = shard_count(s, SHARD_STEPS), began = stall_begin(s, LSM_STALL_LEVEL0);
     int err = shard_wait(s, SHARD_STEPS, since);
     stall_end(s, LSM_STALL_LEVEL0, began);
@@ -179,7 +181,7 @@ static int work_inline(struct shard *s, bool nowait, bool shrinks)
         err = shard_wait(s, SHARD_STEPS, since);
         stall_end(s, LSM_STALL_LEVEL0, began);
     }
-    return err ? err : at_stop(s, nowait, shrinks);
+    return err ? err : at_stop(s, nowait, true, shrinks);
 }
 
 static bool owes_little(const struct shard *s)
@@ -205,7 +207,8 @@ int stall_hold_back(struct lsm *db, uint64_t mask, uint64_t bytes, bool nowait, 
         if (!entered)
             entered = env_mono_ns(db->env);
         enum lsm_stall_reason reason;
-        err = at_stop(s, nowait, shrinks);
+        bool patient = env_mono_ns(db->env) - entered < PRESSURE_WAIT_MAX_NS; /* once, not for each shard */
+        err = at_stop(s, nowait, patient, shrinks);
         uint64_t rate = err ? PRESSURE_UNLIMITED : rate_of(s, &reason);
         if (rate == PRESSURE_UNLIMITED)
             continue;

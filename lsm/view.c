@@ -38,12 +38,11 @@ static void view_free(struct view *v)
     free(v);
 }
 
-/* Inside of a read-side section. False: not by thread any more. */
-static bool count_by_thread(struct view *v, uint64_t n)
+/* Inside of a read-side section; the slot was taken outside, which may take a lock. False: not by thread any more. */
+static bool count_by_thread(struct view *v, unsigned slot, uint64_t n)
 {
     if (__atomic_load_n(&v->retired, __ATOMIC_RELAXED))
         return false;
-    unsigned slot = slot_mine();
     slot_add(&v->slot[slot].refs, slot, n);
     return true;
 }
@@ -58,33 +57,36 @@ static void drop(struct view *v, uint64_t n)
 
 void view_unref(struct view *v)
 {
+    unsigned slot = slot_mine();
     urcu_bp_read_lock();
-    bool done = count_by_thread(v, (uint64_t)-1);
+    bool done = count_by_thread(v, slot, (uint64_t)-1);
     urcu_bp_read_unlock();
     if (!done)
         drop(v, 1);
 }
 
 /* Inside of a read-side section. */
-static void take_ref(struct view *v)
+static void take_ref(struct view *v, unsigned slot)
 {
-    if (!count_by_thread(v, 1))
+    if (!count_by_thread(v, slot, 1))
         __atomic_fetch_add(&v->refs, 1, __ATOMIC_RELAXED);
 }
 
 struct view *view_ref(struct view *v)
 {
+    unsigned slot = slot_mine();
     urcu_bp_read_lock();
-    take_ref(v);
+    take_ref(v, slot);
     urcu_bp_read_unlock();
     return v;
 }
 
 struct view *view_get(struct shard *s)
 {
+    unsigned slot = slot_mine();
     urcu_bp_read_lock();
     struct view *v = __atomic_load_n(&s->view, __ATOMIC_ACQUIRE);
-    take_ref(v);
+    take_ref(v, slot);
     urcu_bp_read_unlock();
     return v;
 }
