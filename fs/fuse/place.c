@@ -6,6 +6,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <libgen.h>
 #include <linux/openat2.h>
 #include <stdio.h>
@@ -17,6 +18,7 @@
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
+#define MOUNTINFO "/proc/self/mountinfo"
 #define FUSE_DEVICE "/dev/fuse"
 #define FUSE_MAJOR 10u /* Documentation/admin-guide/devices.txt of Linux */
 #define FUSE_MINOR 229u
@@ -42,10 +44,15 @@ static void unescape(char *s)
 }
 
 struct line {
-    char *device, *mountpoint, *type, *source;
+    char *id, *device, *root, *mountpoint, *type, *source;
 };
 
-/* Splits a line "id parent MAJOR:MINOR root MOUNTPOINT options ... - TYPE SOURCE options". */
+struct found {
+    char mountpoint[PATH_MAX], source[PATH_MAX];
+    dev_t device;
+};
+
+/* Splits a line "ID parent MAJOR:MINOR ROOT MOUNTPOINT options ... - TYPE SOURCE options". */
 static bool parse_line(char *line, struct line *out)
 {
     char *tail = strstr(line, " - "), *save = NULL, *field = NULL;
@@ -53,11 +60,13 @@ static bool parse_line(char *line, struct line *out)
     if (!tail)
         return false;
     *tail = '\0';
-    field = strtok_r(line, " ", &save);
+    out->id = field = strtok_r(line, " ", &save);
     for (int i = 0; i < 4 && field; i++) {
         field = strtok_r(NULL, " ", &save);
         if (i == 1)
             out->device = field;
+        else if (i == 2)
+            out->root = field;
     }
     out->mountpoint = field;
     out->type = strtok_r(tail + 3, " ", &save);
@@ -69,10 +78,13 @@ static bool parse_line(char *line, struct line *out)
     return true;
 }
 
-/* The last (topmost) shalefs mount with this mount point, this source, this device; NULL is any. */
-static bool find_mount(const struct line *wanted, char mountpoint_out[PATH_MAX], char source_out[PATH_MAX])
+/* Whether `value` is the wanted one; NULL is any. */
+static bool suits(const char *wanted, const char *value) { return !wanted || strcmp(wanted, value) == 0; }
+
+/* The last (topmost) shalefs mount with what is wanted. */
+static bool find_mount(const struct line *wanted, struct found *out)
 {
-    FILE *f = fopen("/proc/self/mountinfo", "re");
+    FILE *f = fopen(MOUNTINFO, "re");
     struct line l = {0};
     char *text = NULL;
     size_t room = 0;
@@ -81,45 +93,78 @@ static bool find_mount(const struct line *wanted, char mountpoint_out[PATH_MAX],
     if (!f)
         return false;
     while (getline(&text, &room, f) > 0) {
-        if (!parse_line(text, &l) || (wanted->mountpoint && strcmp(l.mountpoint, wanted->mountpoint) != 0) ||
-            (wanted->source && strcmp(l.source, wanted->source) != 0) ||
-            (wanted->device && strcmp(l.device, wanted->device) != 0))
+        unsigned device_major, device_minor;
+        if (!parse_line(text, &l) || sscanf(l.device, "%u:%u", &device_major, &device_minor) != 2 ||
+            !suits(wanted->id, l.id) || !suits(wanted->device, l.device) || !suits(wanted->root, l.root) ||
+            !suits(wanted->mountpoint, l.mountpoint) || !suits(wanted->source, l.source))
             continue;
         found = strcmp(l.type, TYPE) == 0; /* something else mounted over it hides it */
         if (!found)
             continue;
-        snprintf(mountpoint_out, PATH_MAX, "%s", l.mountpoint);
-        snprintf(source_out, PATH_MAX, "%s", l.source);
+        snprintf(out->mountpoint, PATH_MAX, "%s", l.mountpoint);
+        snprintf(out->source, PATH_MAX, "%s", l.source);
+        out->device = makedev(device_major, device_minor);
     }
     free(text);
     fclose(f);
     return found;
 }
 
+bool place_can_look(void) { return access(MOUNTINFO, R_OK) == 0; }
+
 bool place_of_store(const char *store, char mountpoint[PATH_MAX])
 {
     const struct line wanted = {.source = (char *)store};
-    char source[PATH_MAX];
+    struct found found;
 
-    return find_mount(&wanted, mountpoint, source);
+    if (!find_mount(&wanted, &found))
+        return false;
+    snprintf(mountpoint, PATH_MAX, "%s", found.mountpoint);
+    return true;
 }
 
 bool place_of_device(dev_t device, char mountpoint[PATH_MAX])
 {
-    char number[40], source[PATH_MAX];
-    const struct line wanted = {.device = number};
+    char number[40];
+    const struct line wanted = {.device = number, .root = "/"};
+    struct found found;
 
     snprintf(number, sizeof(number), "%u:%u", major(device), minor(device));
-    return find_mount(&wanted, mountpoint, source);
+    if (!find_mount(&wanted, &found))
+        return false;
+    snprintf(mountpoint, PATH_MAX, "%s", found.mountpoint);
+    return true;
+}
+
+bool place_device(const char *store, const char *mountpoint, dev_t *device)
+{
+    const struct line wanted = {.mountpoint = (char *)mountpoint, .source = (char *)store};
+    struct found found;
+
+    if (!find_mount(&wanted, &found))
+        return false;
+    *device = found.device;
+    return true;
 }
 
 bool place_is_of_store(dev_t device, const char *store)
 {
-    char number[40], mountpoint[PATH_MAX], source[PATH_MAX];
+    char number[40];
     const struct line wanted = {.device = number, .source = (char *)store};
+    struct found found;
 
     snprintf(number, sizeof(number), "%u:%u", major(device), minor(device));
-    return find_mount(&wanted, mountpoint, source);
+    return find_mount(&wanted, &found);
+}
+
+bool place_has_mount(uint64_t id)
+{
+    char number[40];
+    const struct line wanted = {.id = number};
+    struct found found;
+
+    snprintf(number, sizeof(number), "%" PRIu64, id);
+    return find_mount(&wanted, &found);
 }
 
 /* ---- paths --------------------------------------------------------------------------------- */
@@ -221,7 +266,7 @@ static bool is_dead(const char *path)
 static int check_mountpoint(const char *path, struct place *out)
 {
     const struct line wanted = {.mountpoint = out->mountpoint};
-    char source[PATH_MAX], mountpoint[PATH_MAX];
+    struct found found;
     struct stat st;
 
     if (!realpath(path, out->mountpoint) || stat(out->mountpoint, &st) < 0) {
@@ -240,9 +285,9 @@ static int check_mountpoint(const char *path, struct place *out)
     }
     if (is_dead(out->mountpoint))
         return tell_dead(path);
-    if (find_mount(&wanted, mountpoint, source)) {
+    if (find_mount(&wanted, &found)) {
         log_tell("%s is mounted already, from the store %s; unmount it first: shale umount '%s'", path,
-                 source, path);
+                 found.source, path);
         return -EBUSY;
     }
     return 0;

@@ -9,6 +9,7 @@
 
 #include <limits.h>
 #include <stdbool.h>
+#include <stdint.h>
 #include <sys/types.h>
 
 struct place {
@@ -22,6 +23,9 @@ int place_check(const char *store, const char *mountpoint, struct place *out);
 /* Is there a FUSE device, and a way to mount? */
 int place_check_fuse(void);
 
+/* Whether mounts can be looked up: there is a /proc. Without it the functions below find nothing. */
+bool place_can_look(void);
+
 /* Where the store is mounted by a shalefs, as far as this mount namespace shows: true, and the path. */
 bool place_of_store(const char *store, char mountpoint[PATH_MAX]);
 
@@ -31,10 +35,16 @@ bool place_of_store(const char *store, char mountpoint[PATH_MAX]);
  */
 int place_open_resolved(const char *path);
 
-/* Where the filesystem with this device number is mounted; the last such mount. */
+/* Where the filesystem with this device number is mounted, as a whole; the last such mount. */
 bool place_of_device(dev_t device, char mountpoint[PATH_MAX]);
+
+/* The device number of the mount of that store at that mount point, also if something else is mounted over it. */
+bool place_device(const char *store, const char *mountpoint, dev_t *device);
 
 /* Whether what has this device number is a mount of that store. */
 bool place_is_of_store(dev_t device, const char *store);
+
+/* Whether the mount with this number (STATX_MNT_ID) is in the tree, and a shalefs. */
+bool place_has_mount(uint64_t id);
 
 #endif

@@ -29,6 +29,9 @@
 
 #define DRAIN_MS 500 /* after our own unmount: how long those who still use it may end what they do */
 #define DRAIN_STEP_MS 5
+#define SYNC_MS 10000 /* for all filesystems of the machine, where ours alone cannot be synced */
+#define SYNC_STEP_MS 10
+#define UNMOUNTS_MAX 32 /* of ours, at the end: mount --bind makes more of one */
 
 extern char **environ;
 
@@ -40,7 +43,7 @@ struct session {
     struct transport *transport;
     struct reclaim *reclaim;
     int ended_fd; /* eventfd: the kernel has ended the connection */
-    dev_t dev;    /* of the mount, once session_check saw it */
+    dev_t dev;    /* of the mount; 0: not seen yet */
     bool mounted; /* by us, and not known to be gone */
     bool ended;   /* nobody answers any more: unmounted, or the connection was lost */
     char why[TRANSPORT_WHY_MAX];
@@ -61,6 +64,90 @@ void session_block_signals(void)
 
     end_signal_set(&set);
     pthread_sigmask(SIG_BLOCK, &set, NULL);
+}
+
+/* ---- which mount is ours ------------------------------------------------------------------- */
+
+/* The root of what is mounted there, of which the kernel alone is asked: nobody may be serving it. */
+static int look_at(int fd, struct statx *st, dev_t *dev)
+{
+    if (statx(fd, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_INO | STATX_MNT_ID, st) < 0)
+        return -errno;
+    *dev = makedev(st->stx_dev_major, st->stx_dev_minor);
+    return st->stx_ino == FS_ID_ROOT ? 0 : -ENOTCONN;
+}
+
+/*
+ * Notes the device of our mount, by which it is told from others. As the system lists it at the mount point: others may
+ * have mounted something over it already. Without /proc, what is there: so as soon as it is mounted. -ENOTCONN: it is
+ * not there any more.
+ */
+static int note_device(struct session *s)
+{
+    dev_t dev = 0;
+    struct statx st;
+    int rc, at;
+
+    if (place_can_look()) {
+        rc = place_device(s->store, s->mountpoint, &dev) ? 0 : -ENOTCONN;
+    } else {
+        rc = at = place_open_resolved(s->mountpoint);
+        if (at >= 0) {
+            rc = look_at(at, &st, &dev);
+            close(at);
+        }
+    }
+    if (rc == 0 && s->dev && dev != s->dev)
+        rc = -ENOTCONN;
+    if (rc == 0)
+        s->dev = dev;
+    return rc;
+}
+
+static bool is_ours(const struct session *s, dev_t dev)
+{
+    if (s->dev && dev != s->dev)
+        return false;
+    /* Numbers of devices are used again. */
+    return place_can_look() ? place_is_of_store(dev, s->store) : s->dev != 0;
+}
+
+/* The topmost mount at `path`, if it is ours: a descriptor (O_PATH) of its root. Else -ENOTCONN, or why not. */
+static int open_ours(const struct session *s, const char *path, struct statx *st)
+{
+    int at = place_open_resolved(path), rc;
+    dev_t dev;
+
+    if (at < 0)
+        return at;
+    rc = look_at(at, st, &dev);
+    if (rc == 0 && is_ours(s, dev))
+        return at;
+    close(at);
+    return rc < 0 ? rc : -ENOTCONN;
+}
+
+/* Whether the system lists it, and where: for the last one, if there are several. */
+static bool is_mounted(const struct session *s, char path[PATH_MAX])
+{
+    if (!s->dev)
+        return place_of_store(s->store, path);
+    return place_is_of_store(s->dev, s->store) && place_of_device(s->dev, path);
+}
+
+/*
+ * A mount of ours that can be reached by its path: at the mount point; or elsewhere, since a directory above it may have
+ * been renamed, and others may have mounted it once more (mount --bind).
+ */
+static int find_ours(const struct session *s, char path[PATH_MAX], struct statx *st)
+{
+    int at;
+
+    snprintf(path, PATH_MAX, "%s", s->mountpoint);
+    at = open_ours(s, path, st);
+    if (at < 0 && is_mounted(s, path))
+        at = open_ours(s, path, st);
+    return at;
 }
 
 /* ---- mounting ------------------------------------------------------------------------------ */
@@ -173,6 +260,7 @@ static int mount_fuse(struct session *s, const struct options *o)
     if (said[0] || reason[0])
         log_write(LSM_LOG_WARNING, "%s", said[0] ? said : reason);
     s->mounted = true;
+    note_device(s); /* if it is gone by now, session_check will find that out */
     return 0;
 }
 
@@ -238,8 +326,8 @@ static int mount_and_serve(struct session *s, const struct options *o, const cha
     return rc;
 }
 
-/* An ordinary user's way to unmount. */
-static void run_fusermount(const char *mountpoint)
+/* An ordinary user's way to unmount: by path. */
+static bool run_fusermount(const char *mountpoint)
 {
     const char *argv[] = {"fusermount3", "-u", "-z", "-q", "--", mountpoint, NULL};
     pid_t pid;
@@ -251,18 +339,22 @@ static void run_fusermount(const char *mountpoint)
     if (rc != 0 || status != 0)
         log_write(LSM_LOG_WARNING, "fusermount3 could not unmount %s%s%s", mountpoint, rc ? ": " : "",
                   rc ? strerror(rc) : "");
+    return rc == 0 && status == 0;
 }
 
 /*
  * Closes the device, which ends the connection for whoever still uses it, by putting a pipe without
  * a reader in its place: fuse_session_unmount takes that as "unmounted already" and only cleans
- * up. It would unmount by path otherwise, whatever is there by now.
+ * up. It would unmount by path otherwise, whatever is there by now. (Without descriptors for a pipe the device is closed
+ * by fuse_session_destroy, which follows.)
  */
 static void disconnect(struct session *s)
 {
     int ends[2], fd = fuse_session_fd(s->fuse);
 
-    if (fd >= 0 && pipe2(ends, O_CLOEXEC) == 0) {
+    if (fd >= 0) {
+        if (pipe2(ends, O_CLOEXEC) < 0)
+            return;
         close(ends[0]);
         dup2(ends[1], fd);
         close(ends[1]);
@@ -270,61 +362,73 @@ static void disconnect(struct session *s)
     fuse_session_unmount(s->fuse);
 }
 
-/* What is mounted there, of which the kernel alone is asked: the number of its root, and its device. */
-static int look_at(int fd, const char *path, uint64_t *inode, dev_t *dev)
+/*
+ * By descriptor, so that no link leads elsewhere; by path only where there is no /proc. What is mounted over that root is
+ * unmounted in its place: the system has no call that would not do so.
+ */
+static int unmount_at(int at, const char *path)
 {
-    struct statx st;
+    char by_fd[64];
+    int rc;
 
-    if (statx(fd, path, AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_INO, &st) < 0)
-        return -errno;
-    *dev = makedev(st.stx_dev_major, st.stx_dev_minor);
-    *inode = st.stx_ino;
-    return 0;
+    snprintf(by_fd, sizeof(by_fd), "/proc/self/fd/%d", at);
+    rc = place_can_look() ? umount2(by_fd, MNT_DETACH) : umount2(path, MNT_DETACH | UMOUNT_NOFOLLOW);
+    return rc < 0 ? -errno : 0;
 }
 
-/* That very mount, whatever is put over its path meanwhile. False if there is no /proc, or no right to. */
-static bool unmount_by_fd(int fd)
+/* `at`, at `path`, was ours a moment ago. False if there is no use in going on. */
+static bool unmount_one(int at, const char *path, const struct statx *st)
 {
-    char path[64];
+    int rc = unmount_at(at, path);
 
-    snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
-    return fd >= 0 && umount2(path, MNT_DETACH) == 0;
+    if (rc == -EINVAL) /* not in the tree any more: somebody was faster */
+        return true;
+    if (rc == -EPERM && !run_fusermount(path))
+        return false;
+    if (rc < 0 && rc != -EPERM) {
+        log_write(LSM_LOG_WARNING, "%s could not be unmounted: %s", path, strerror(-rc));
+        return false;
+    }
+    /* We still hold it open, so the number is not another's by now. */
+    if ((st->stx_mask & STATX_MNT_ID) && place_has_mount(st->stx_mnt_id))
+        log_write(LSM_LOG_WARNING,
+                  "%s: something was mounted there just now, and has been unmounted before ours", path);
+    return true;
 }
 
 /*
- * Unmounts what nobody serves: it is not asked anything, or we would wait for ourselves. By descriptor, and only what
- * says that it is of our store: others may have put something else at the path.
+ * Takes every mount of ours from the tree, as far as this namespace shows them and no other is mounted over it: each would
+ * be dead. Nothing is asked of them: if nobody serves any more, we would wait for ourselves.
  */
-static void unmount_unserved(struct session *s)
+static void unmount_ours(const struct session *s)
 {
-    char moved[PATH_MAX];
-    const char *path = s->dev && place_of_device(s->dev, moved) ? moved : s->mountpoint;
-    int at = place_open_resolved(path), rc = at;
-    uint64_t inode = 0;
-    dev_t dev = 0;
+    char path[PATH_MAX];
+    struct statx st;
+    bool going_on = true;
 
-    if (at >= 0)
-        rc = look_at(at, "", &inode, &dev);
-    if (rc < 0 || inode != FS_ID_ROOT || (s->dev && dev != s->dev) || !place_is_of_store(dev, s->store))
-        log_write(LSM_LOG_WARNING, "%s: our mount is not there any more", path);
-    else if (geteuid() != 0)
-        run_fusermount(path);
-    else if (!unmount_by_fd(at))
-        log_write(LSM_LOG_WARNING, "%s could not be unmounted: %s", path, strerror(errno));
-    if (at >= 0)
+    for (int i = 0; going_on && i < UNMOUNTS_MAX; i++) {
+        int at = find_ours(s, path, &st);
+        if (at < 0)
+            break;
+        going_on = unmount_one(at, path, &st);
         close(at);
+    }
+    if (going_on && is_mounted(s, path))
+        log_write(LSM_LOG_WARNING,
+                  "%s is covered by another mount; ours below it ends without being unmounted", path);
 }
 
 static void take_down(struct session *s)
 {
     if (s->fuse && s->mounted) {
-        unmount_unserved(s);
+        unmount_ours(s);
         disconnect(s);
     }
     if (s->fuse)
         fuse_session_destroy(s->fuse);
     s->fuse = NULL;
     s->mounted = false;
+    s->dev = 0;
 }
 
 /* The kernel was promised queues and refused one: that connection is lost, and nobody has used it yet. */
@@ -402,16 +506,11 @@ out:
 
 #define END_MS 2000 /* between an unmounting and our seeing that the connection has ended */
 
-/*
- * Has the mount asked by another program, and waits for it. Not by a thread of ours: if we are killed while it waits, the
- * kernel keeps the thread until it is answered, the device open as long as there is a thread, and so nobody answers.
- */
-static int ask_from_outside(const char *mountpoint)
+/* A program that says nothing: 0, or a negative errno. */
+static int spawn_quiet(const char *const argv[], pid_t *pid)
 {
-    const char *argv[] = {"stat", "--", mountpoint, NULL};
     posix_spawn_file_actions_t quiet;
-    pid_t pid;
-    int status = 0, rc = posix_spawn_file_actions_init(&quiet);
+    int rc = posix_spawn_file_actions_init(&quiet);
 
     if (rc != 0)
         return -rc;
@@ -419,12 +518,25 @@ static int ask_from_outside(const char *mountpoint)
     if (rc == 0)
         rc = posix_spawn_file_actions_adddup2(&quiet, STDOUT_FILENO, STDERR_FILENO);
     if (rc == 0)
-        rc = posix_spawnp(&pid, argv[0], &quiet, NULL, (char *const *)argv, environ);
+        rc = posix_spawnp(pid, argv[0], &quiet, NULL, (char *const *)argv, environ);
     posix_spawn_file_actions_destroy(&quiet);
-    if (rc == ENOENT) /* no such program here: then nobody asks, and the first user's request is the first */
+    return -rc;
+}
+
+/*
+ * Has the mount asked by another program, and waits for it. Not by a thread of ours: if we are killed while it waits, the
+ * kernel keeps the thread until it is answered, the device open as long as there is a thread, and so nobody answers.
+ */
+static int ask_from_outside(const char *mountpoint)
+{
+    const char *argv[] = {"stat", "--", mountpoint, NULL};
+    pid_t pid;
+    int status = 0, rc = spawn_quiet(argv, &pid);
+
+    if (rc == -ENOENT) /* no such program here: then nobody asks, and the first user's request is the first */
         return 0;
-    if (rc != 0)
-        return -rc;
+    if (rc < 0)
+        return rc;
     while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
         ;
     return status == 0 ? 0 : -ENOTCONN;
@@ -457,21 +569,16 @@ static bool ends_soon(const struct session *s)
 
 int session_check(struct session *s)
 {
-    uint64_t inode = 0;
-    dev_t dev = 0;
+    char path[PATH_MAX];
     int rc = ask_from_outside(s->mountpoint);
 
     if (rc == 0)
-        rc = look_at(AT_FDCWD, s->mountpoint, &inode, &dev);
-    if (rc == 0 && inode != FS_ID_ROOT)
-        rc = -ENOTCONN; /* unmounted again meanwhile */
-    if (rc == -ENOTCONN && ends_soon(s))
+        rc = note_device(s);
+    if (rc == -ENOTCONN && ends_soon(s) && !is_mounted(s, path)) /* not aborted, which would leave it there */
         return 0;
     if (rc < 0)
         log_tell("the mount on %s does not answer: %s", s->mountpoint, strerror(-rc));
     else
-        s->dev = dev;
-    if (rc == 0)
         set_readahead(s->dev);
     return rc;
 }
@@ -500,58 +607,43 @@ void session_wait(struct session *s)
 /* ---- unmounting ---------------------------------------------------------------------------- */
 
 /*
- * The topmost mount at `path`, if it is ours: a descriptor of its root. Only named (O_PATH) if its owner may not read it,
- * or nobody answers any more.
+ * By another program, and not for ever: one of the machine's filesystems may hang, a network's for example, and a thread of
+ * ours that waits for it could not end.
  */
-static int open_own(const struct session *s, const char *path, bool *named)
+static void sync_all(void)
 {
-    int at = place_open_resolved(path), fd = -1;
-    uint64_t inode;
-    dev_t dev;
+    const struct timespec step = {0, SYNC_STEP_MS * 1000000L};
+    const char *argv[] = {"sync", NULL};
+    pid_t pid;
+    int ms = 0;
 
-    if (at < 0)
-        return -1;
-    if (!s->dev || (look_at(at, "", &inode, &dev) == 0 && dev == s->dev)) {
-        fd = openat(at, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-        *named = fd < 0;
-        if (*named)
-            return at;
-    }
-    close(at);
-    return fd;
-}
-
-/*
- * Detaches the mount from the tree while it is still served, so that the kernel can write back what
- * programs changed through mappings. Busy or not, nobody can come in any more. A directory above the mount
- * point may have been renamed: then the mount is found by its device.
- */
-static void detach(struct session *s)
-{
-    char moved[PATH_MAX];
-    const char *path = s->mountpoint;
-    bool named = false;
-    int fd = open_own(s, path, &named);
-
-    if (fd < 0 && (s->dev ? place_of_device(s->dev, moved) : place_of_store(s->store, moved))) {
-        path = moved;
-        fd = open_own(s, path, &named);
-    }
-    if (fd < 0 && s->dev) {
-        log_write(LSM_LOG_WARNING,
-                  "%s is covered by another mount; ours below it ends without being unmounted",
-                  s->mountpoint);
+    if (spawn_quiet(argv, &pid) < 0) {
+        sync();
         return;
     }
-    /* Dirty pages of those who still use it; what fails there is told to them. */
-    if (named)
-        sync();
-    else if (fd >= 0)
+    for (; ms < SYNC_MS && waitpid(pid, NULL, WNOHANG) == 0; ms += SYNC_STEP_MS)
+        nanosleep(&step, NULL);
+    if (ms >= SYNC_MS)
+        log_write(LSM_LOG_WARNING, "sync takes long: what programs changed through mappings may be lost");
+}
+
+/* Has the kernel write back what programs changed through mappings; what fails there is told to them. */
+static void flush_mappings(const struct session *s)
+{
+    char path[PATH_MAX];
+    struct statx st;
+    int at = find_ours(s, path, &st), fd;
+
+    if (at < 0)
+        return;
+    fd = openat(at, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd >= 0) {
         syncfs(fd);
-    if (!unmount_by_fd(fd) && umount2(path, MNT_DETACH | UMOUNT_NOFOLLOW) < 0 && errno == EPERM)
-        run_fusermount(path);
-    if (fd >= 0)
         close(fd);
+    } else if (errno == EACCES) { /* its owner may not read it himself, and syncfs wants more than O_PATH */
+        sync_all();
+    }
+    close(at);
 }
 
 static void wait_for_end(struct session *s)
@@ -565,14 +657,17 @@ static void wait_for_end(struct session *s)
 void session_stop(struct session *s)
 {
     reclaim_stop(s->reclaim);
-    if (s->mounted &&
-        s->ended) { /* by umount(8), or somebody aborted the connection: then a dead mount is there */
-        if (s->dev && place_is_of_store(s->dev, s->store))
-            unmount_unserved(s);
+    if (s->mounted && s->ended) {
+        unmount_ours(
+            s); /* nothing, after umount(8); but if somebody aborted the connection, a dead mount is there */
         s->mounted = false;
     }
-    if (s->mounted && s->transport)
-        detach(s);
+    /* While it is still served. What took long is before the last look at what is mounted there. Busy or not, nobody can
+       come in any more. */
+    if (s->mounted && s->transport) {
+        flush_mappings(s);
+        unmount_ours(s);
+    }
     if (s->transport) {
         if (s->mounted)
             wait_for_end(s);

@@ -24,14 +24,18 @@ void session_block_signals(void);
 int session_start(struct fs *fs, const struct options *options, const char *store, const char *mountpoint,
                   struct session **out);
 
-/* Asks for the mount's root from another thread, as a user would: 0 once that was answered. */
+/*
+ * Has the mount's root asked for by another program, as a user would: 0 once that was answered, or if the filesystem has
+ * been unmounted already. Tells (log_tell) otherwise.
+ */
 int session_check(struct session *s);
 
 /* Until a signal asks for the end or the filesystem was unmounted. */
 void session_wait(struct session *s);
 
 /*
- * Unmounts, if that was not done from outside; what is in use gets ENOTCONN. All replies have been
+ * Unmounts, if that was not done from outside: all mounts of this filesystem in our namespace that no other covers, and only
+ * those; what is in use gets ENOTCONN. All replies have been
  * sent and nothing calls into the fs any more when it returns. Releases s.
  */
 void session_stop(struct session *s);

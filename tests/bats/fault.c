@@ -3,6 +3,7 @@
  *
  *   FAULT=CALL=N        the Nth call of CALL fails (1: the first): queue_init, register_files, eventfd, and
  *                       register_queue, for which the kernel will refuse the queue's entries
+ *   FAULT=CALL=N        before the Nth call of syncfs or umount2 the shell runs FAULT_RUN (which should unset LD_PRELOAD)
  *   FAULT=sync_ms=MS    each fdatasync takes so long; FAULT=read_ms=MS: each read of a table
  *
  * The daemon itself knows nothing of it.
@@ -14,6 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/mount.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -78,6 +80,30 @@ int eventfd(unsigned count, int flags)
         return -1;
     }
     return real(count, flags);
+}
+
+static void run_before(const char *name, int *calls)
+{
+    if (fails(name, calls) && system(getenv("FAULT_RUN")) != 0)
+        abort();
+}
+
+int syncfs(int fd)
+{
+    static int calls;
+    int (*real)(int) = (__typeof__(real))dlsym(RTLD_NEXT, "syncfs");
+
+    run_before("syncfs", &calls);
+    return real(fd);
+}
+
+int umount2(const char *path, int flags)
+{
+    static int calls;
+    int (*real)(const char *, int) = (__typeof__(real))dlsym(RTLD_NEXT, "umount2");
+
+    run_before("umount2", &calls);
+    return real(path, flags);
 }
 
 int fdatasync(int fd)

@@ -164,6 +164,16 @@ kill_store() {
     umount_lazily "$MNT"
 }
 
+# The connection is lost, as if the kernel had given it up; needs root.
+abort_connection() {
+    local ctl=$BATS_TEST_TMPDIR/ctl device
+    device=$(mount_line "$MNT" | cut -d ' ' -f 3)
+    mkdir -p "$ctl"
+    mount -t fusectl fusectl "$ctl"
+    echo 1 >"$ctl/${device#*:}/abort"
+    umount "$ctl"
+}
+
 # A pseudo-random number below N; SHALE_SEED replays a run. RANDOM must not be used otherwise.
 seed_random() {
     RANDOM_SEED=${SHALE_SEED:-$((($(date +%s%N) / 1000) % 32768))}

@@ -152,14 +152,6 @@ ends_of_a_mount() { # TRANSPORT
         wait "${users[@]}" || true
     done
 }
-abort_connection() {
-    local device
-    device=$(mountpoint -d "$MNT")
-    mkdir -p ctl
-    mount -t fusectl fusectl ctl
-    echo 1 >"ctl/${device#*:}/abort"
-    umount ctl
-}
 @test "uring: unmount, lazy unmount, SIGTERM, SIGKILL and an aborted connection, in use" {
     require_root
     uring_on
