@@ -7,7 +7,7 @@
  * at X and goes on at S" synced. Now the surviving records are as durable as any, and the second pass applies them to
  * memtables with flushes in between, in bounded memory (replay.h).
  *
- * Read-only, there is one pass, and memtables are sealed as they fill.
+ * Read-only, the first pass looks for marks only, the second applies, and memtables are sealed as they fill.
  */
 #include "blob_recover.h"
 #include "db.h"
