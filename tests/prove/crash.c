@@ -82,15 +82,18 @@ static void go_on(struct run *r, uint64_t seed, unsigned depth)
     }
 }
 
-/* Recovery of `image`, which must come to batch `base`, is itself interrupted. */
-static void interrupt(struct run *found, struct env *image, const struct run *from, size_t low, size_t at,
+/*
+ * Recovery of `image`, which has just come to what `found` is, is itself interrupted. After a power cut it must come to the
+ * very same, also if that was an operation done in part; after a kill a power cut may take what was unsynced.
+ */
+static void interrupt(const struct run *found, struct env *image, const struct run *from, bool killed,
                       uint64_t seed, unsigned depth)
 {
-    struct run *r = run_branch(from, image, low, at, seed);
+    struct run *r = killed ? run_branch(from, image, 0, (size_t)(found->base - from->base), seed)
+                           : run_branch(found, image, found->count, found->count, seed);
     struct crash c;
     size_t mark = proof_enter("; recovery");
 
-    (void)found;
     crash_begin(&c, r, 1 + seed % 9, seed, depth + 1);
     if (run_open(r) == 0) {
         env_sim_hook(image, NULL, NULL);
@@ -106,20 +109,16 @@ static void recover(const struct run *from, struct env *image, size_t low, size_
 {
     struct env *second = depth < DEPTH_MAX && seed % 4 == 0 ? env_sim_clone(image, seed) : NULL;
     struct run *r = run_branch(from, image, 0, high, seed);
-    size_t at = 0;
 
     totals.recoveries++;
     bool right = run_open(r) == 0 && run_settle(r, low, high);
     r->errors_allowed = r->deletes_work = from->deletes_work; /* the disk is still full */
-    if (right) {
-        at = (size_t)(r->base - from->base);
-        if (seed / 4 % 4 == 0)
-            check_durable(r, seed);
-        if (!proof_failed && depth < DEPTH_MAX && seed / 16 % 3 == 0)
-            go_on(r, seed / 64, depth);
-    }
-    if (right && second && !proof_failed)
-        interrupt(r, second, from, killed ? 0 : at, at, seed / 256, depth);
+    if (right && second)
+        interrupt(r, second, from, killed, seed / 256, depth);
+    if (right && !proof_failed && seed / 4 % 4 == 0)
+        check_durable(r, seed);
+    if (right && !proof_failed && depth < DEPTH_MAX && seed / 16 % 3 == 0)
+        go_on(r, seed / 64, depth);
     run_free(r);
     env_sim_free(second);
 }
