@@ -381,19 +381,25 @@ static void look_if_applied(struct run *r)
         tree_unref(seen);
         return;
     }
+    struct tree *whole = tree_ref(r->states[r->count + 1].tree);
+    bool ended = run_is_read_only(r);
     r->perhaps_applied = false;
     if (before && tree_digest(run_tree(r)) == tree_digest(seen)) {
-        r->in_doubt =
-            run_is_read_only(r); /* what a store that has ended did is known only when it is reopened */
+        r->in_doubt = ended; /* what a store that has ended did is known only when it is reopened */
     } else if (after && is_state(r, r->count + 1, true, seen)) {
         r->count++;
-        r->in_doubt = false;
+        r->states[r->count].part = r->own->part;
+        /* Done in part: the step that failed and ended the store may be found, too. */
+        r->in_doubt = ended && tree_digest(whole) != tree_digest(seen);
+        if (r->in_doubt)
+            state_set(r, r->count + 1, tree_ref(whole));
         tree_learn(run_tree_own(r), seen);
         tree_forget(run_tree_own(r), r->own->held);
     } else {
         tree_explain(run_tree(r), seen, text, sizeof text);
         proof_fail("a call that failed has done something else: %s", text);
     }
+    tree_unref(whole);
     tree_unref(seen);
     r->own->part.possible &= r->in_doubt;
 }
