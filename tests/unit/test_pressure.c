@@ -467,18 +467,56 @@ static void test_slow_flushes(void **unused)
     store_close(&s);
 }
 
-static int slow_segments(struct rules *r, enum op op, const char *name, uint64_t offset)
+/* No segment of the log is made before that. */
+static int released;
+
+static int held_segments(struct rules *r, enum op op, const char *name, uint64_t offset)
 {
     (void)r, (void)offset;
-    if (op == OP_CREATE && is_kind(name, ".log"))
-        usleep(300000);
+    for (unsigned i = 0; op == OP_CREATE && is_kind(name, ".log") && i < 6000; i++) {
+        if (__atomic_load_n(&released, __ATOMIC_ACQUIRE))
+            break;
+        usleep(10000);
+    }
     return 0;
 }
 
+/* None at all, and nothing is flushed before that. */
 static int no_segments(struct rules *r, enum op op, const char *name, uint64_t offset)
 {
-    (void)slow_flushes(r, op, name, offset);
+    (void)r, (void)offset;
+    for (unsigned i = 0; op == OP_SYNC && is_kind(name, ".sst") && i < 6000; i++) {
+        if (__atomic_load_n(&released, __ATOMIC_ACQUIRE))
+            break;
+        usleep(10000);
+    }
     return op == OP_CREATE && is_kind(name, ".log") ? -ENOSPC : 0;
+}
+
+static void *fill_log(void *arg)
+{
+    struct store *s = arg;
+    for (unsigned i = 0; i < 12000; i++) {
+        int err = put(s, i, 0);
+        assert_true(err == 0 || err == -ENOSPC);
+    }
+    return NULL;
+}
+
+/* Somebody writes until he waits for that reason; then what he waits for is done. Was he seen waiting? */
+static bool write_until_waiting(struct store *s, enum lsm_stall_reason why)
+{
+    pthread_t writer;
+    bool waits = false;
+    assert_int_equal(pthread_create(&writer, NULL, fill_log, s), 0);
+    for (unsigned i = 0; i < 6000 && !waits; i++) {
+        usleep(10000);
+        waits = shard_stats(s)->stall[why].waiting > 0;
+    }
+    __atomic_store_n(&released, 1, __ATOMIC_RELEASE);
+    assert_int_equal(pthread_join(writer, NULL), 0);
+    set_rule(&s->rules, NULL);
+    return waits;
 }
 
 /* Faster than a new segment of the log can be made. */
@@ -487,12 +525,11 @@ static void test_slow_log(void **unused)
     (void)unused;
     struct store s;
     store_open(&s, 64 * KIB);
-    set_rule(&s.rules, slow_segments);
-    for (unsigned i = 0; i < 12000; i++)
-        assert_int_equal(put(&s, i, 0), 0);
-    set_rule(&s.rules, NULL);
+    __atomic_store_n(&released, 0, __ATOMIC_RELEASE);
+    set_rule(&s.rules, held_segments);
+    bool waited = write_until_waiting(&s, LSM_STALL_LOG);
     const struct lsm_stall *stall = shard_stats(&s)->stall;
-    assert_true(stall[LSM_STALL_LOG].count > 0 && stall[LSM_STALL_LOG].longest_ns > 0);
+    assert_true(waited && stall[LSM_STALL_LOG].count > 0 && stall[LSM_STALL_LOG].longest_ns > 0);
     assert_int_equal(stall[LSM_STALL_LOG].waiting, 0);
     assert_int_equal(stall[LSM_STALL_DISK].count, 0);
     store_close(&s);
@@ -503,15 +540,12 @@ static void test_full_disk(void **unused)
 {
     (void)unused;
     struct store s;
-    store_open(&s, 2 * MIB); /* what is not flushed takes more than a segment */
+    store_open(&s, 4 * MIB); /* three of them take more than the two segments that there may be */
+    __atomic_store_n(&released, 0, __ATOMIC_RELEASE);
     set_rule(&s.rules, no_segments);
-    for (unsigned i = 0; i < 40000 && !shard_stats(&s)->stall[LSM_STALL_DISK].count; i++) {
-        int err = put(&s, i, 0);
-        assert_true(err == 0 || err == -ENOSPC);
-    }
-    set_rule(&s.rules, NULL);
+    bool waited = write_until_waiting(&s, LSM_STALL_DISK);
     const struct lsm_stall *stall = shard_stats(&s)->stall;
-    assert_true(stall[LSM_STALL_DISK].count > 0 && stall[LSM_STALL_DISK].ns > 0);
+    assert_true(waited && stall[LSM_STALL_DISK].count > 0 && stall[LSM_STALL_DISK].ns > 0);
     assert_int_equal(stall[LSM_STALL_DISK].waiting, 0);
     assert_int_equal(put(&s, 1, 0), 0);
     store_close(&s);
