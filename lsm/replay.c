@@ -249,7 +249,7 @@ static int apply_shard(struct worker *w, struct shard *s, const struct chunk *c)
         }
         i += g.count;
     }
-    return insert_run(w, s, c, items + run, count - run);
+    return run < count ? insert_run(w, s, c, items + run, count - run) : 0;
 }
 
 /* ---- workers ---- */
