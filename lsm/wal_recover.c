@@ -197,7 +197,8 @@ static int read_record(struct recovery *c, lsn_t pos, struct record *rec, enum v
     uint64_t got, rest = use_top(c->use) - pos;
 
     *verdict = BAD;
-    if (pos == use_limit(c->use) || (!c->use->end && rest < WAL_HEADER_BYTES)) {
+    /* What is too short for a header ends a segment also where an earlier recovery recorded that the log came to its end. */
+    if (pos == use_limit(c->use) || (use_limit(c->use) == use_top(c->use) && rest < WAL_HEADER_BYTES)) {
         *verdict = USE_ENDS;
         return 0;
     }

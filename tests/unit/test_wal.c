@@ -59,20 +59,44 @@ static void test_reopen(void **state)
     }
 }
 
+/* A new store of which all but the last `rest` bytes of the first segment are used. */
+static struct store *filled_store(uint64_t rest, uint64_t *index)
+{
+    struct store *s = store_new(rest % 16 == 0, false);
+    uint64_t left = SEGMENT;
+    reopen(s);
+    for (*index = 0; left > 200000; left -= wal_record_bytes(100000))
+        append_ok(s, 100000, (*index)++, NULL);
+    append_ok(s, left - rest - WAL_HEADER_BYTES - 8, (*index)++, NULL);
+    assert_int_equal(s->uses[0].base + SEGMENT - wal_frontier(s->wal), rest);
+    return s;
+}
+
+/* Where the log came to its end there, that is recorded, and holds the next time. */
+static void test_ends_with_a_segment(void **state)
+{
+    (void)state;
+    for (uint64_t rest = 0; rest <= 128; rest += 8) {
+        uint64_t index;
+        struct store *s = filled_store(rest, &index);
+        for (unsigned i = 0; i < 3; i++) {
+            crash(s);
+            assert_int_equal(reopen(s), index);
+        }
+        append_ok(s, 100, index++, NULL);
+        crash(s);
+        assert_int_equal(reopen(s), index);
+        store_free(s);
+    }
+}
+
 /* A segment's end in every alignment: with a pad, without, and exactly full. */
 static void test_segment_end(void **state)
 {
     (void)state;
     for (uint64_t rest = 0; rest <= 128; rest += 8) {
-        struct store *s = store_new(rest % 16 == 0, false);
-        uint64_t index = 0, left = SEGMENT;
-        reopen(s);
-        while (left > 200000) {
-            append_ok(s, 100000, index++, NULL);
-            left -= wal_record_bytes(100000);
-        }
-        append_ok(s, left - rest - WAL_HEADER_BYTES - 8, index++, NULL);
-        assert_int_equal(s->uses[0].base + SEGMENT - wal_frontier(s->wal), rest);
+        uint64_t index;
+        struct store *s = filled_store(rest, &index);
         struct wal_recovered r;
         assert_int_equal(recover(s, false, &r), 0); /* while it is exactly there */
         assert_int_equal(r.records, index);
@@ -697,6 +721,7 @@ int main(void)
         cmocka_unit_test(test_sizes),
         cmocka_unit_test(test_reopen),
         cmocka_unit_test(test_segment_end),
+        cmocka_unit_test(test_ends_with_a_segment),
         cmocka_unit_test(test_rollover_reuse),
         cmocka_unit_test(test_release_live),
         cmocka_unit_test(test_frontier_order),
