@@ -26,7 +26,7 @@
 /* Forgets files that nothing names. 1 if there was one. */
 int blob_forget_dead(struct shard *s);
 
-/* The compaction that is due for the sake of blob files, or false. */
+/* The compaction that is due for the sake of blob files: 1, 0 if there is none, -ENOMEM. */
 int blob_pick(struct shard *s, struct version *v, uint64_t oldest_snapshot, struct compaction *out);
 
 /*
