@@ -14,12 +14,14 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <sys/statvfs.h>
+#include <unistd.h>
 
 void adapter_init(struct adapter *a, struct fs *fs, struct control *control)
 {
     memset(a, 0, sizeof(*a));
     a->fs = fs;
     a->control = control;
+    a->selinux = access("/sys/fs/selinux", F_OK) == 0;
     pthread_mutex_init(&a->lock, NULL);
     pthread_cond_init(&a->idle, NULL);
 }
@@ -46,11 +48,11 @@ static void op_init(void *userdata, struct fuse_conn_info *conn)
     struct adapter *a = userdata;
     const unsigned off = FUSE_CAP_AUTO_INVAL_DATA                             /* we are the only writer */
                          | FUSE_CAP_ATOMIC_O_TRUNC | FUSE_CAP_HANDLE_KILLPRIV /* V2 is ours: session.c */
-                         | FUSE_CAP_WRITEBACK_CACHE | FUSE_CAP_IOCTL_DIR | FUSE_CAP_EXPORT_SUPPORT |
-                         FUSE_CAP_POSIX_LOCKS | FUSE_CAP_FLOCK_LOCKS | FUSE_CAP_SPLICE_READ |
-                         FUSE_CAP_SPLICE_WRITE | FUSE_CAP_SPLICE_MOVE;
+                         | FUSE_CAP_WRITEBACK_CACHE | FUSE_CAP_READDIRPLUS_AUTO | FUSE_CAP_IOCTL_DIR |
+                         FUSE_CAP_EXPORT_SUPPORT | FUSE_CAP_POSIX_LOCKS | FUSE_CAP_FLOCK_LOCKS |
+                         FUSE_CAP_SPLICE_READ | FUSE_CAP_SPLICE_WRITE | FUSE_CAP_SPLICE_MOVE;
     const unsigned on = FUSE_CAP_EXPLICIT_INVAL_DATA | FUSE_CAP_CACHE_SYMLINKS | FUSE_CAP_READDIRPLUS |
-                        FUSE_CAP_READDIRPLUS_AUTO | FUSE_CAP_PARALLEL_DIROPS | FUSE_CAP_ASYNC_READ;
+                        FUSE_CAP_PARALLEL_DIROPS | FUSE_CAP_ASYNC_READ;
 
     conn->want &= ~off;
     conn->want |= on & conn->capable;
@@ -448,8 +450,13 @@ static int fetch_xattr(fuse_req_t req, fuse_ino_t ino, const char *name, char *b
         return name ? -ENODATA : 0;
     if (name && refused(req, ino, name) < 0)
         return -EOPNOTSUPP;
-    if (name)
-        return fs_getxattr(fs, ino, name, buf, size, len);
+    if (name) {
+        int rc = fs_getxattr(fs, ino, name, buf, size, len);
+        /* "None here" makes ls ask for each file; after this it asks no more. A label that is stored is given. */
+        return rc == -ENODATA && !adapter_of(req)->selinux && strcmp(name, "security.selinux") == 0
+                   ? -EOPNOTSUPP
+                   : rc;
+    }
     return adapter_of(req)->noacl ? list_shown(fs, ino, buf, size, len)
                                   : fs_listxattr(fs, ino, buf, size, len);
 }

@@ -26,6 +26,7 @@ struct adapter {
         no_opendir; /* set by INIT: the kernel can do without OPEN and CREATE, and without OPENDIR */
     bool writeback; /* -o writeback */
     bool noacl;     /* -o noacl, or the kernel can't */
+    bool selinux;   /* this machine has SELinux, so that somebody asks for labels who uses them */
     bool tight;     /* atomic: over the inode budget, lifetimes given to the kernel are short */
     pthread_mutex_t lock;
     pthread_cond_t idle;

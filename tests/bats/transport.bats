@@ -340,3 +340,43 @@ PYTHON
 @test "classic: 64 clients that are killed at random leave nothing behind" {
     killed_clients classic "${SHALE_SECONDS:-$([ -n "${SHALE_LONG:-}" ] && echo 600 || echo 4)}"
 }
+
+# Requests that need not exist: what ordinary programs cost on a tree that nothing is cached of.
+
+requests_of() { # COMMAND...: how many it took, as R
+    local before
+    before=$(json_of requests)
+    "$@" >/dev/null
+    R=$(($(json_of requests) - before))
+}
+
+@test "a cold walk costs no request for a name, and ls -l at most one" {
+    start_store
+    mkdir "$MNT/tree"
+    for i in {1..200}; do : >"$MNT/tree/a-file-with-a-longer-name-$i"; done
+    stop_store
+    start_store
+    requests_of find "$MNT/tree" -size +1k
+    [ "$R" -lt 60 ] || fail "find: $R requests"
+    stop_store
+    start_store
+    requests_of ls -l "$MNT/tree"
+    [ -e /sys/fs/selinux ] || [ "$R" -lt 260 ] || fail "ls -l: $R requests"
+    stop_store
+}
+
+@test "a label of SELinux is kept on machines without it" {
+    require_root
+    start_store
+    : >"$MNT/f"
+    : >"$MNT/g"
+    setfattr -n security.selinux -v system_u:object_r:etc_t:s0 "$MNT/f"
+    assert_equal "$(getfattr --only-values -n security.selinux "$MNT/f")" system_u:object_r:etc_t:s0
+    run getfattr -n security.selinux "$MNT/g"
+    [ "$status" -ne 0 ]
+    cp -a "$MNT/f" "$MNT/h"
+    stop_store
+    start_store
+    assert_equal "$(getfattr --only-values -n security.selinux "$MNT/f")" system_u:object_r:etc_t:s0
+    stop_store
+}
