@@ -87,6 +87,8 @@ struct env_ops {
         struct env *e, const char *name, int cpu, void (*fn)(void *), void *arg,
         struct env_thread **out); /* cpu -1: not pinned; a cpu that is not there: not pinned */
     void (*thread_join)(struct env *e, struct env_thread *t); /* releases t */
+    void (*thread_near)(struct env *e, struct env_thread *t); /* NULL: does nothing */
+    void (*thread_prompt)(struct env *e);                     /* NULL: does nothing */
 };
 
 /* The real system; one object for the process, never released. */
@@ -212,5 +214,20 @@ static inline int env_thread_start(struct env *e, const char *name, int cpu, voi
     return e->ops->thread_start(e, name, cpu, fn, arg, out);
 }
 static inline void env_thread_join(struct env *e, struct env_thread *t) { e->ops->thread_join(e, t); }
+/*
+ * The thread t, which sleeps and is about to be woken by the caller, goes on where the caller runs: a hint. Waking another
+ * CPU that is idle takes longer than most of what there is to do.
+ */
+static inline void env_thread_near(struct env *e, struct env_thread *t)
+{
+    if (e->ops->thread_near)
+        e->ops->thread_near(e, t);
+}
+/* The calling thread mostly waits, and others wait for it: it is to run soon once it can, for a short time. A hint. */
+static inline void env_thread_prompt(struct env *e)
+{
+    if (e->ops->thread_prompt)
+        e->ops->thread_prompt(e);
+}
 
 #endif

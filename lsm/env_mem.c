@@ -743,6 +743,18 @@ static void mem_thread_join(struct env *e, struct env_thread *t)
     env_thread_join(env_posix(), t);
 }
 
+static void mem_thread_near(struct env *e, struct env_thread *t)
+{
+    (void)e;
+    env_thread_near(env_posix(), t);
+}
+
+static void mem_thread_prompt(struct env *e)
+{
+    (void)e;
+    env_thread_prompt(env_posix());
+}
+
 static const struct env_ops mem_ops = {
     .open = mem_open,
     .mkdir = mem_mkdir,
@@ -759,6 +771,8 @@ static const struct env_ops mem_ops = {
     .random = mem_random,
     .thread_start = mem_thread_start,
     .thread_join = mem_thread_join,
+    .thread_near = mem_thread_near,
+    .thread_prompt = mem_thread_prompt,
 };
 
 struct env *env_mem_new(void)

@@ -10,12 +10,12 @@
  * Mappings are offered only on filesystems that are known to overwrite in place (fs_mappable): a
  * copy-on-write one would need new space for the first store to a page after each sync.
  *
- * Threads: as env.h says. Threads started here take no asynchronous signals: those belong to the
- * program that embeds us.
+ * Threads: as env.h says.
  */
 #include "env.h"
 
 #include "env_posix_dir.h"
+#include "env_posix_thread.h"
 #include "env_posix_uring.h"
 
 #include <assert.h>
@@ -55,8 +55,7 @@
 #define TSAN 0
 #endif
 
-#define IOV_CHUNK 64       /* vectors per system call; the kernel's limit is 1024 */
-#define THREAD_NAME_MAX 16 /* of Linux, with the terminating NUL */
+#define IOV_CHUNK 64 /* vectors per system call; the kernel's limit is 1024 */
 
 struct posix_file {
     struct env_file base;
@@ -68,13 +67,6 @@ struct posix_file {
 struct env_lock {
     int fd;
     struct pin *pin; /* of the directory that the lock file is in */
-};
-
-struct env_thread {
-    pthread_t id;
-    void (*fn)(void *);
-    void *arg;
-    char name[THREAD_NAME_MAX];
 };
 
 static struct posix_file *posix_of(struct env_file *f) { return (struct posix_file *)f; }
@@ -552,7 +544,7 @@ static int posix_space(struct env *e, const char *path, uint64_t *free_bytes, ui
     return 0;
 }
 
-/* ---- clock, randomness, threads ---- */
+/* ---- clock, randomness ---- */
 
 static uint64_t clock_ns(clockid_t id)
 {
@@ -588,78 +580,6 @@ static int posix_random(struct env *e, void *buf, size_t len)
     return 0;
 }
 
-static void *thread_main(void *arg)
-{
-    struct env_thread *t = arg;
-
-    pthread_setname_np(pthread_self(), t->name); /* for people looking at the process; may fail */
-    t->fn(t->arg);
-    return NULL;
-}
-
-/* Everything but what a thread raises by its own fault: blocking those would kill without a trace. */
-static void asynchronous_signals(sigset_t *set)
-{
-    static const int own[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS, SIGABRT};
-
-    sigfillset(set);
-    for (size_t i = 0; i < sizeof(own) / sizeof(own[0]); i++)
-        sigdelset(set, own[i]);
-}
-
-static int create_pinned(struct env_thread *t, int cpu)
-{
-    pthread_attr_t attr;
-    cpu_set_t cpus;
-
-    if (cpu < 0 || cpu >= CPU_SETSIZE)
-        return -EINVAL;
-    CPU_ZERO(&cpus);
-    CPU_SET((size_t)cpu, &cpus);
-    int rc = -pthread_attr_init(&attr);
-    if (rc)
-        return rc;
-    rc = -pthread_attr_setaffinity_np(&attr, sizeof(cpus), &cpus);
-    if (!rc)
-        rc = -pthread_create(&t->id, &attr, thread_main, t);
-    pthread_attr_destroy(&attr);
-    return rc;
-}
-
-static int posix_thread_start(struct env *e, const char *name, int cpu, void (*fn)(void *), void *arg,
-                              struct env_thread **out)
-{
-    sigset_t block, before;
-
-    (void)e;
-    struct env_thread *t = calloc(1, sizeof(*t));
-    if (!t)
-        return -ENOMEM;
-    t->fn = fn;
-    t->arg = arg;
-    snprintf(t->name, sizeof(t->name), "%s", name);
-    asynchronous_signals(&block);
-    pthread_sigmask(SIG_SETMASK, &block, &before);
-    int rc = create_pinned(t, cpu);
-    if (rc == -EINVAL) /* no such CPU, or not allowed to us: pinning is an optimisation */
-        rc = -pthread_create(&t->id, NULL, thread_main, t);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
-    if (rc) {
-        free(t);
-        return rc;
-    }
-    *out = t;
-    return 0;
-}
-
-static void posix_thread_join(struct env *e, struct env_thread *t)
-{
-    (void)e;
-    int rc = pthread_join(t->id, NULL);
-    assert(rc == 0);
-    free(t);
-}
-
 static const struct env_ops posix_ops = {
     .open = posix_open,
     .mkdir = posix_mkdir,
@@ -678,6 +598,8 @@ static const struct env_ops posix_ops = {
     .random = posix_random,
     .thread_start = posix_thread_start,
     .thread_join = posix_thread_join,
+    .thread_near = posix_thread_near,
+    .thread_prompt = posix_thread_prompt,
 };
 
 struct env *env_posix(void)

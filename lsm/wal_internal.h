@@ -89,6 +89,7 @@ struct wal {
     bool timer_armed;  /* something is unsynced, or synced and not yet told by a record */
     uint64_t timer_ns; /* when the commit timer fires, if armed */
     pthread_cond_t syncer_wake;
+    bool syncer_asleep; /* it waits for syncer_wake, and nobody is about to wake it for a request */
     struct env_thread *syncer;
     bool stopping;
 

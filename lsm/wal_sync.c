@@ -13,7 +13,8 @@
  * lies past the last batch (the mark itself) needs no telling.
  *
  * Threads: syncs from any thread. The syncer thread runs the timer and the asynchronous requests;
- * without threads wal_tick and wal_sync_async do so on the caller's.
+ * without threads wal_tick and wal_sync_async do so on the caller's. Who wakes the syncer has it run on his own CPU, where
+ * the answer is wanted, too; while it works, requests gather and need no wake.
  */
 #include "mutant.h"
 #include "wal_internal.h"
@@ -124,13 +125,18 @@ void wal_sync_async(struct wal *wal, void (*done)(void *arg, int result), void *
     *r = (struct sync_request){done, arg, NULL};
     pthread_mutex_lock(&wal->lock);
     int rc = wal->failed;
-    bool queued = !rc && wal->synced < wal->published_end;
+    bool queued = !rc && wal->synced < wal->published_end, wake = queued && wal->syncer_asleep;
     if (queued) {
         *wal->requests_end = r;
         wal->requests_end = &r->next;
+    }
+    if (wake)
+        wal->syncer_asleep = false;
+    pthread_mutex_unlock(&wal->lock);
+    if (wake) { /* else it looks for requests before it sleeps */
+        env_thread_near(wal->options.env, wal->syncer);
         pthread_cond_signal(&wal->syncer_wake);
     }
-    pthread_mutex_unlock(&wal->lock);
     if (!queued) {
         free(r);
         done(arg, rc);
@@ -145,7 +151,8 @@ void timer_arm(struct wal *wal)
         return;
     wal->timer_armed = true;
     wal->timer_ns = env_mono_ns(wal->options.env) + wal->commit_ns;
-    pthread_cond_signal(&wal->syncer_wake);
+    if (wal->syncer_asleep)
+        pthread_cond_signal(&wal->syncer_wake); /* it has to wake up once to know until when to sleep */
 }
 
 /* A batch is on the medium and no record says so yet. Lock held. */
@@ -218,18 +225,21 @@ static void serve(struct wal *wal, struct sync_request *r)
 /* Lock held. An env that starts threads counts its clock as CLOCK_MONOTONIC does. */
 static void syncer_sleep(struct wal *wal)
 {
-    if (!wal->timer_armed) {
-        pthread_cond_wait(&wal->syncer_wake, &wal->lock);
-        return;
-    }
     struct timespec until = {(time_t)(wal->timer_ns / NS_PER_S), (long)(wal->timer_ns % NS_PER_S)};
-    pthread_cond_timedwait(&wal->syncer_wake, &wal->lock, &until);
+
+    wal->syncer_asleep = true;
+    if (wal->timer_armed)
+        pthread_cond_timedwait(&wal->syncer_wake, &wal->lock, &until);
+    else
+        pthread_cond_wait(&wal->syncer_wake, &wal->lock);
+    wal->syncer_asleep = false;
 }
 
 void syncer_main(void *arg)
 {
     struct wal *wal = arg;
 
+    env_thread_prompt(wal->options.env);
     pthread_mutex_lock(&wal->lock);
     for (;;) {
         if (wal->requests) {

@@ -1,6 +1,8 @@
 /* cpu.c - see cpu.h. */
 #include "cpu.h"
 
+#include "env.h"
+
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -54,3 +56,5 @@ int cpu_pin(int cpu)
     CPU_SET(cpu, &set);
     return sched_setaffinity(0, sizeof(set), &set) == 0;
 }
+
+void cpu_prompt(void) { env_thread_prompt(env_posix()); }

@@ -13,4 +13,7 @@ unsigned cpu_count_list(const char *text);
  * absent or not ours, and the thread works anywhere. Returns whether it is pinned. */
 int cpu_pin(int cpu);
 
+/* The calling thread works off requests that somebody waits for: it runs soon when there is one (lsm/env_posix_thread.h). */
+void cpu_prompt(void);
+
 #endif

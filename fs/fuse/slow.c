@@ -46,6 +46,7 @@ static void *slow_main(void *arg)
 
     pthread_setname_np(pthread_self(), "fuse-slow");
     cpu_pin(s->cpu);
+    cpu_prompt();
     while ((job = take(s)) != NULL)
         job->run(job);
     return NULL;

@@ -16,6 +16,7 @@
  */
 #include "transport_internal.h"
 
+#include "cpu.h"
 #include "log.h"
 #include "slow.h"
 
@@ -126,6 +127,7 @@ static void *worker(void *arg)
     void *buffer = malloc(c->buffer_bytes);
 
     pthread_setname_np(pthread_self(), "fuse-dev");
+    cpu_prompt();
     if (!buffer)
         log_write(LSM_LOG_ERROR, "no memory for the buffer of a worker thread");
     while (buffer && !stopping(c) && serve_one(c, buffer))

@@ -533,6 +533,7 @@ static void *queue_main(void *arg)
     own_queue = q;
     pthread_setname_np(pthread_self(), "fuse-queue");
     cpu_pin((int)q->id);
+    cpu_prompt();
     if (report(q, prepare_queue(q)) == STAGE_REGISTER && report(q, register_queue(q)) == STAGE_SERVE)
         live(q);
     if (q->ring_made)

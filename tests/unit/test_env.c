@@ -18,6 +18,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -382,6 +383,82 @@ static void test_threads(void **state)
     }
 }
 
+/* A thread that runs where it is told to sleep and is moved by who wakes it. */
+struct sleeper {
+    struct env *env;
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    bool asleep, woken;
+    cpu_set_t cpus;
+    uint64_t slice_ns; /* 0: this kernel has none */
+};
+
+static uint64_t slice_of_this_thread(void)
+{
+    struct {
+        uint32_t size, policy;
+        uint64_t flags;
+        uint32_t nice, priority;
+        uint64_t runtime_ns, deadline_ns, period_ns;
+    } s = {0};
+
+    return syscall(SYS_sched_getattr, 0, &s, sizeof(s), 0) ? 0 : s.runtime_ns;
+}
+
+static void sleeper_main(void *arg)
+{
+    struct sleeper *s = arg;
+
+    env_thread_prompt(s->env);
+    pthread_mutex_lock(&s->lock);
+    s->asleep = true;
+    pthread_cond_broadcast(&s->changed);
+    while (!s->woken)
+        pthread_cond_wait(&s->changed, &s->lock);
+    pthread_mutex_unlock(&s->lock);
+    s->slice_ns = slice_of_this_thread();
+    pthread_getaffinity_np(pthread_self(), sizeof(s->cpus), &s->cpus);
+}
+
+/* On each of our CPUs in turn: a thread that this one wakes goes on there. */
+static void test_near(void **state)
+{
+    struct fixture *f = *state;
+    cpu_set_t ours;
+
+    pthread_getaffinity_np(pthread_self(), sizeof(ours), &ours);
+    for (int cpu = 0; cpu < CPU_SETSIZE; cpu++) {
+        struct sleeper s = {
+            .env = f->env, .lock = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER};
+        struct env_thread *t;
+        cpu_set_t only;
+
+        if (!CPU_ISSET((size_t)cpu, &ours))
+            continue;
+        CPU_ZERO(&only);
+        CPU_SET((size_t)cpu, &only);
+        assert_int_equal(env_thread_start(f->env, "sleeper", -1, sleeper_main, &s, &t), 0);
+        pthread_mutex_lock(&s.lock);
+        while (!s.asleep)
+            pthread_cond_wait(&s.changed, &s.lock);
+        pthread_mutex_unlock(&s.lock);
+        assert_int_equal(pthread_setaffinity_np(pthread_self(), sizeof(only), &only), 0);
+        env_thread_near(f->env, t);
+        env_thread_near(f->env, t);
+        assert_int_equal(pthread_setaffinity_np(pthread_self(), sizeof(ours), &ours), 0);
+        pthread_mutex_lock(&s.lock);
+        s.woken = true;
+        pthread_cond_broadcast(&s.changed);
+        pthread_mutex_unlock(&s.lock);
+        env_thread_join(f->env, t);
+        assert_true(CPU_EQUAL(&s.cpus, &only));
+        /* Linux says what it made of it from 6.12 on. */
+        assert_true(s.slice_ns == 0 || slice_of_this_thread() == 0 || s.slice_ns < slice_of_this_thread());
+        pthread_cond_destroy(&s.changed);
+        pthread_mutex_destroy(&s.lock);
+    }
+}
+
 int main(void)
 {
 #define BOTH(test)                                                      \
@@ -394,6 +471,7 @@ int main(void)
         BOTH(test_map),
         BOTH(test_clock_random_space),
         BOTH(test_threads),
+        BOTH(test_near),
         cmocka_unit_test(test_sigbus_chain),
     };
 
