@@ -22,12 +22,21 @@ static void log_line(void *arg, enum lsm_log_level level, const char *message)
 
 static const char *version(void) { return SHALE_VERSION; }
 
+/* As engine_rocksdb.c has it: with zstd the levels above the last are packed by lz4. */
+static enum lsm_compression compression(const char *name)
+{
+    return !strcmp(name, "lz4")    ? LSM_COMPRESSION_LZ4
+           : !strcmp(name, "zstd") ? LSM_COMPRESSION_AUTO
+                                   : LSM_COMPRESSION_NONE;
+}
+
 static void *shale_open(const struct config *c)
 {
     struct lsm_options o = {.flags = LSM_CREATE, .log = log_line};
     struct lsm *db;
 
     o.shards = 2;
+    o.compression = compression(c->compression);
     o.commit_ms = 3600u * 1000; /* the others sync only when told to */
     o.write_buffer_bytes = c->write_buffer_bytes / o.shards;
     /* The cache is 3/8 of the memory. */
