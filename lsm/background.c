@@ -25,6 +25,12 @@
  * shard looks whether there is space again.
  */
 #define TIGHT_NS 500000000u
+/*
+ * Who writes so fast that a memtable would be full in that time is better off with few compactions of level 0, and
+ * nobody else is (compaction_pick.c). The tempo is looked at so often.
+ */
+#define BUSY_FILL_S 16u
+#define TEMPO_NS 250000000u
 
 /* ---- outcomes ---- */
 
@@ -110,6 +116,19 @@ static int seal_if_wanted(struct shard *s)
     return shard_seal(s);
 }
 
+/* The log is everybody's: where one shard is written to and others are not, all are called busy. */
+static void take_tempo(struct shard *s)
+{
+    uint64_t now = env_mono_ns(s->db->env), frontier = db_frontier(s->db);
+    if (db_inline(s->db) || now - s->tempo_ns < TEMPO_NS)
+        return;
+    uint64_t memtables = s->db->shard_count * (uint64_t)s->db->options.write_buffer_bytes;
+    double tempo = (double)(frontier - s->tempo_lsn) * 1e9 / (double)(now - s->tempo_ns);
+    s->busy = s->tempo_lsn && tempo > (double)memtables / BUSY_FILL_S;
+    s->tempo_ns = now;
+    s->tempo_lsn = frontier;
+}
+
 static int one_step(struct shard *s)
 {
     int result = shard_is_due(s, &s->flush_failure) ? shard_flush_oldest(s) : 0;
@@ -158,6 +177,7 @@ int shard_step(struct shard *s)
     view_retire_waiting(s);
     int result = db_writable(s->db);
     if (!result) {
+        take_tempo(s);
         result = one_step(s);
         look_around(s, result);
     } else { /* nothing will ever be flushed or compacted again */
@@ -230,6 +250,8 @@ static void wait_for_work(struct shard *s)
         at = s->look_ns;
     if (s->age_check_ns < at)
         at = s->age_check_ns;
+    if (s->busy && s->tempo_ns + TEMPO_NS < at) /* what was put off is done when it no longer is */
+        at = s->tempo_ns + TEMPO_NS;
     if (at == UINT64_MAX)
         pthread_cond_wait(&s->work, &s->work_lock);
     else if (at > now)

@@ -249,7 +249,7 @@ static int pick(struct shard *s, struct version *v, lsn_t until, bool collect, s
     bool tight = space_is_tight(db);
     int any = collect && tight ? blob_pick(s, v, oldest, c) : 0;
     if (!any)
-        any = compaction_pick(db->vset, v, oldest, c);
+        any = compaction_pick(db->vset, v, oldest, s->busy && !space_is_wanted(db), c);
     if (!any)
         any = shard_pick_deletes(s, v, oldest, c);
     return any || !collect || tight ? any : blob_pick(s, v, oldest, c);

@@ -103,6 +103,8 @@ struct shard {
     uint64_t look_ns;         /* when to look at the disk again; 0: no need */
     bool deletes_urgent;      /* reads suffer from them, until there is nothing left to do about it */
     uint64_t age_check_ns;    /* when to look for old deletes next; UINT64_MAX: there are none */
+    bool busy;                /* the log grew fast when that was looked at last, at tempo_ns and tempo_lsn */
+    uint64_t tempo_ns, tempo_lsn;
 
     /* back-pressure, stall.c; what writers read is atomic */
     struct pacer pacer;

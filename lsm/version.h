@@ -245,9 +245,11 @@ struct compaction {
  * The most useful compaction of v: 1 if there is one; 0 if its shape is good, or one of its files is being compacted
  * already; -ENOMEM (so all that follow). Marks the inputs `compacting`. With from == to (the last level) files
  * are rewritten in place to drop tombstones. `oldest_snapshot` is the oldest seq that must stay readable,
- * SEQ_MAX if there is no snapshot: a tombstone above it can't be dropped and is no reason to compact.
+ * SEQ_MAX if there is no snapshot: a tombstone above it can't be dropped and is no reason to compact. `busy`: the
+ * shard is written to fast, and L0 is let grow further before it is compacted.
  */
-int compaction_pick(struct vset *vs, struct version *v, uint64_t oldest_snapshot, struct compaction *out);
+int compaction_pick(struct vset *vs, struct version *v, uint64_t oldest_snapshot, bool busy,
+                    struct compaction *out);
 /*
  * The next step of moving everything below `until` into the last level, for lsm_compact, which repeats it
  * until it is 0: all is there, without tombstones that could go. What is newer moves along with what

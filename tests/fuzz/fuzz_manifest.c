@@ -70,7 +70,7 @@ static void use(struct vset *vs)
         uint64_t targets[LSM_LEVELS];
         version_targets(vs, v, targets);
         (void)version_score(vs, v);
-        if (compaction_pick(vs, v, SEQ_MAX, &c))
+        if (compaction_pick(vs, v, SEQ_MAX, false, &c))
             compaction_release(&c);
     }
     vset_stats(vs, &stats);

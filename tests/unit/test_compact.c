@@ -533,8 +533,8 @@ static void settle(struct fixture *f, struct shape *s, bool all, uint64_t oldest
         struct version *v = shape_version(f->vs, s);
         struct compaction c, second;
         check_targets(f->vs, v);
-        bool found =
-            all ? compaction_pick_all(f->vs, v, oldest, SEQ_MAX, &c) : compaction_pick(f->vs, v, oldest, &c);
+        bool found = all ? compaction_pick_all(f->vs, v, oldest, SEQ_MAX, &c)
+                         : compaction_pick(f->vs, v, oldest, false, &c);
         if (!found) {
             if (!all)
                 assert_true(version_score(f->vs, v) < 1.0);
@@ -542,7 +542,7 @@ static void settle(struct fixture *f, struct shape *s, bool all, uint64_t oldest
             return;
         }
         check_choice(&c, oldest);
-        assert_false(compaction_pick(f->vs, v, oldest, &second)); /* one at a time */
+        assert_false(compaction_pick(f->vs, v, oldest, false, &second)); /* one at a time */
         version_unref(v);
         carry_out(s, &c, oldest);
     }
@@ -597,8 +597,8 @@ static void test_dense_tombstones_move_on(void **state)
     s->files[LSM_LEVELS - 1][1]->meta.deletes = 9000;
     struct version *v = shape_version(f->vs, s);
     struct compaction c;
-    assert_false(compaction_pick(f->vs, v, 150, &c)); /* a snapshot needs them */
-    assert_true(compaction_pick(f->vs, v, SEQ_MAX, &c));
+    assert_false(compaction_pick(f->vs, v, 150, false, &c)); /* a snapshot needs them */
+    assert_true(compaction_pick(f->vs, v, SEQ_MAX, false, &c));
     assert_string_equal(c.reason, "tombstones");
     assert_int_equal(c.from, LSM_LEVELS - 1);
     assert_int_equal(c.to, LSM_LEVELS - 1);
@@ -608,6 +608,46 @@ static void test_dense_tombstones_move_on(void **state)
     version_unref(v);
     for (size_t i = 0; i < 2; i++)
         drop_fake(s->files[LSM_LEVELS - 1][i]);
+    free(s);
+}
+
+static int pick_from_l0(struct fixture *f, const struct shape *s, bool busy, bool *trivial)
+{
+    struct version *v = shape_version(f->vs, s);
+    struct compaction c;
+    int any = compaction_pick(f->vs, v, SEQ_MAX, busy, &c);
+    if (any) {
+        assert_int_equal(c.from, 0);
+        assert_true(c.trivial || c.count[0] == s->count[0]);
+        *trivial = c.trivial;
+        compaction_release(&c);
+    }
+    version_unref(v);
+    return any;
+}
+
+static void test_busy_level0_waits_for_more(void **state)
+{
+    struct fixture *f = *state;
+    struct shape *s = calloc(1, sizeof *s);
+    bool trivial;
+    f->vs->table_bytes = f->vs->write_buffer_bytes = 1 << 20;
+    put_in(s, LSM_LEVELS - 1, fake_file(s, 0, 1000, 100000));
+    while (s->count[0] < 12) {
+        struct table_file *t = fake_file(s, 0, 900, 100000);
+        t->meta.deletes = 0;
+        put_in(s, 0, t);
+        assert_int_equal(pick_from_l0(f, s, false, &trivial), s->count[0] >= 4);
+        assert_int_equal(pick_from_l0(f, s, true, &trivial), s->count[0] >= 10);
+    }
+    assert_false(trivial);
+    while (s->count[0] > 3)
+        drop_fake(s->files[0][--s->count[0]]);
+    put_in(s, 0, fake_file(s, 2000, 3000, 100000)); /* to move it costs nothing, so it does not wait */
+    assert_true(pick_from_l0(f, s, true, &trivial));
+    assert_true(trivial);
+    empty_level(s, 0);
+    empty_level(s, LSM_LEVELS - 1);
     free(s);
 }
 
@@ -622,6 +662,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(test_cuts_by_grandparent, setup, teardown),
         cmocka_unit_test_setup_teardown(test_choices_on_random_shapes, setup, teardown),
         cmocka_unit_test_setup_teardown(test_dense_tombstones_move_on, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_busy_level0_waits_for_more, setup, teardown),
     };
     return model_end("test_compact", cmocka_run_group_tests(tests, NULL, NULL));
 }

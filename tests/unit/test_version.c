@@ -241,7 +241,8 @@ static bool compact(struct store *s, unsigned shard, bool all)
     uint64_t oldest = s->snapshot_count ? s->snapshots[0] : SEQ_MAX;
     struct compaction c;
     struct version *v = vset_current(s->vs, shard);
-    if (!(all ? compaction_pick_all(s->vs, v, oldest, SEQ_MAX, &c) : compaction_pick(s->vs, v, oldest, &c)))
+    if (!(all ? compaction_pick_all(s->vs, v, oldest, SEQ_MAX, &c)
+              : compaction_pick(s->vs, v, oldest, false, &c)))
         return false;
     struct edit_file *remove = calloc(c.count[0] + c.count[1], sizeof *remove);
     struct edit e = {.remove = remove};
