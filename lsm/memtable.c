@@ -4,7 +4,7 @@
  * The arena is one anonymous mapping, filled from the front and never reused before the memtable
  * goes. A node is
  *
- *     { trailer: seq << 8 | type, key_len, value_len, folded_len, height, has_folded, next[height] } key value folded
+ *     { trailer: seq << 8 | type, key_len, value_len, folded_len, height, flags, next[height] } key value folded
  *
  * aligned to 8 bytes; links are as in arena.h. A link is stored with release after the node is
  * complete and loaded with acquire, which is all the synchronisation a reader needs.
@@ -30,8 +30,9 @@ struct node {
     uint32_t key_len;
     uint32_t value_len;
     uint32_t folded_len; /* of an operand over operands */
-    uint16_t height;
-    uint16_t has_folded;
+    uint8_t height;
+    bool has_folded;
+    bool over_blob;  /* an operand, and under it and others, if any, lies a value in a blob file */
     uint32_t next[]; /* atomic */
 };
 
@@ -276,8 +277,10 @@ static void fill_value(struct memtable *m, struct node *n, enum entry_type type,
         size_t len = m->merge(m->merge_arg, base, base_len, true, value, value_len, node_folded(n));
         assert(len <= (value_len > base_len ? value_len : base_len));
         n->folded_len = (uint32_t)len;
-        n->has_folded = 1;
+        n->has_folded = true;
     }
+    n->over_blob = type == ENTRY_MERGE && below &&
+                   (below_type == ENTRY_BLOB || (below_type == ENTRY_MERGE && below->over_blob));
 }
 
 /* What is to be known of blobs that this may make garbage of. */
@@ -309,7 +312,7 @@ static void insert_between(struct memtable *m, struct node **before, struct node
     struct node *n = arena_next(&m->arena);
     n->trailer = seq << 8;
     n->key_len = (uint32_t)key_len;
-    n->height = (uint16_t)height;
+    n->height = (uint8_t)height;
     memcpy(node_key(n), key, key_len);
     fill_value(m, n, type, below, value, value_len);
     arena_take(&m->arena, node_bytes(height, key_len, n->value_len + n->folded_len));
@@ -403,10 +406,12 @@ bool memtable_blob_below(const struct memtable *m, const void *key, size_t len, 
                          struct ikey *out_key, const uint8_t **value, size_t *value_len)
 {
     struct node *n = seek_node(m, key, len, seq, NULL);
-    while (same_key(n, key, len) && (uint8_t)n->trailer == ENTRY_MERGE)
-        n = node_next(m, n, 0);
-    if (!same_key(n, key, len) || (uint8_t)n->trailer != ENTRY_BLOB)
+    /* Not by walking: a directory's inode has an operand for each name that came or went since the last flush. */
+    if (!same_key(n, key, len) || ((uint8_t)n->trailer != ENTRY_BLOB && !n->over_blob))
         return false;
+    while ((uint8_t)n->trailer == ENTRY_MERGE)
+        n = node_next(m, n, 0);
+    assert(same_key(n, key, len) && (uint8_t)n->trailer == ENTRY_BLOB);
     *out_key = node_ikey(n);
     *value = node_value(n);
     *value_len = n->value_len;

@@ -157,6 +157,44 @@ static void test_operands_stay_raw_for_iterators(void **unused)
     memtable_unref(m);
 }
 
+/* Time of a square of this many steps would run into the test's time limit. */
+#define OPERANDS 300000u
+
+static void test_reads_do_not_walk_operands(void **unused)
+{
+    (void)unused;
+    struct memtable *m;
+    uint8_t one[8];
+    put_le64(one, 1);
+    assert_int_equal(memtable_new(64 << 20, add_merge, NULL, &m), 0);
+    lsn_t lsn = 8;
+    memtable_begin_record(m, lsn, lsn + 8);
+    memtable_insert(m, lsn, ENTRY_BLOB, "b", 1, "pointer", 7);
+    struct ikey found;
+    const uint8_t *data;
+    size_t len;
+    for (unsigned i = 1; i <= OPERANDS; i++) {
+        lsn += 8;
+        memtable_begin_record(m, lsn, lsn + 8);
+        memtable_insert(m, lsn, ENTRY_MERGE, "k", 1, one, 8);
+        assert_true(memtable_get(m, "k", 1, SEQ_MAX, &found, &data, &len));
+        assert_int_equal(get_le64(data), i);
+        assert_false(memtable_blob_below(m, "k", 1, SEQ_MAX, &found, &data, &len));
+    }
+    /* Below operands it is found, seen from each of them, and not from before it. */
+    for (unsigned i = 0; i < 3; i++) {
+        lsn += 8;
+        memtable_begin_record(m, lsn, lsn + 8);
+        memtable_insert(m, lsn, ENTRY_MERGE, "b", 1, one, 8);
+        assert_true(memtable_blob_below(m, "b", 1, lsn, &found, &data, &len));
+        assert_int_equal(found.seq, 8);
+        assert_memory_equal(data, "pointer", 7);
+    }
+    assert_true(memtable_blob_below(m, "b", 1, 8, &found, &data, &len));
+    assert_false(memtable_blob_below(m, "b", 1, 7, &found, &data, &len));
+    memtable_unref(m);
+}
+
 static void test_room(void **unused)
 {
     (void)unused;
@@ -222,6 +260,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_model),
         cmocka_unit_test(test_operands_stay_raw_for_iterators),
+        cmocka_unit_test(test_reads_do_not_walk_operands),
         cmocka_unit_test(test_room),
         cmocka_unit_test(test_readers_beside_writer),
     };
