@@ -431,7 +431,12 @@ static int write_chunk(struct edit *e, struct scan *s, struct span n, const uint
         r = take_left(e, s, fill, &n);
     if (r < 0)
         return r;
-    edit_span(e, n.start, n.end);
+    if (n.start == 0 && n.end == CHUNK) {
+        edit_span(e, 0, EXTENT_WHOLE);
+        edit_span(e, EXTENT_WHOLE, CHUNK);
+    } else {
+        edit_span(e, n.start, n.end);
+    }
     edit_store(e);
     return 0;
 }

@@ -10,7 +10,9 @@
  *     and a write of FS_WRITE_MAX over whatever there is stays a batch of less than 2 MiB.
  *     Readers do not rely on it.
  *
- * A write becomes one extent per chunk. What else is rewritten beside it, and why:
+ * A write becomes one extent per chunk, or two of EXTENT_WHOLE if it is all of the chunk: those are just large enough for
+ * the engine's blob files, and what is left of one after a small write is too small for them. Else that write would sync a
+ * blob file, which grows, besides the log. What else is rewritten beside it, and why:
  *   cut    What it covers of an extent is cut off; the rest must be rewritten, since its key or its
  *          start changes. While at it, that rest is split like a buddy allocator would: pieces
  *          double in size away from the write, from the write's own size (at least EXTENT_CUT_MIN)
@@ -21,7 +23,7 @@
  *          its end or its beginning, takes in the neighbours that touch it and are shorter than a
  *          quarter of that block. So small appends in sequence are written three times in all (as
  *          they come, in blocks of 4 KiB, in chunks), appends of 4 KiB twice, of 16 KiB and more
- *          once; finished chunks are one extent, or a few of 16 KiB and more. A plain overwrite
+ *          once; finished chunks are two extents, or a few of 16 KiB and more. A plain overwrite
  *          does not do that: random overwrites would join and cut for ever.
  *
  * All changes go to the caller's batch, and no key occurs twice in it. `ino` supplies id and size;
@@ -32,9 +34,10 @@
 
 #include "data.h"
 
-#define EXTENT_SPAN_MIN 256u /* below, the ~60 bytes a key costs everywhere outweigh copying */
-#define EXTENT_BLOCK 4096u   /* the page: what the kernel reads at least */
-#define EXTENT_CUT_MIN 1024u /* smallest piece that a cut leaves on purpose */
+#define EXTENT_SPAN_MIN 256u     /* below, the ~60 bytes a key costs everywhere outweigh copying */
+#define EXTENT_BLOCK 4096u       /* the page: what the kernel reads at least */
+#define EXTENT_WHOLE (32u << 10) /* not less than BLOB_MIN_BYTES of store.c, and less than twice that */
+#define EXTENT_CUT_MIN 1024u     /* smallest piece that a cut leaves on purpose */
 #define EXTENT_END_MAX ((uint64_t)FS_SIZE_MAX + 1) /* beyond every extent; a multiple of EXTENT_MAX */
 
 /* Fills all of buf; the caller has limited len to the size of the file. */

@@ -470,9 +470,9 @@ static void test_cuts(void **state)
     file_open(&f);
     uint8_t *want = pattern(EXTENT_MAX * 3, 1), *q = pattern(EXTENT_MAX, 60);
     file_write(&f, 0, want, EXTENT_MAX * 3);
-    assert_int_equal(check_stored(&f)->extents_count, 3);
+    assert_int_equal(check_stored(&f)->extents_count, 6);
     file_write(&f, 0, want, EXTENT_MAX * 3); /* the same keys again */
-    assert_int_equal(check_stored(&f)->extents_count, 3);
+    assert_int_equal(check_stored(&f)->extents_count, 6);
     static const uint32_t writes[][2] = {
         {0, 1},         {EXTENT_MAX - 1, 2}, {100000, 100},         {EXTENT_MAX * 3 - 1, 1},
         {70000, 60000}, {131072, 4096},      {131072 + 8192, 4096}, {1, 1}};
@@ -668,12 +668,12 @@ static void test_cost_of_appends(void **state)
     (void)state;
     append_all(10, 100000, 32, 40); /* a third of it is the small file that it was at first */
     append_all(100, 1000000, 6, 60);
-    append_all(1000, 2000000, 4, 60);
-    append_all(4096, 4u << 20, 2.1, 64);
-    append_all(5000, 4u << 20, 2.5, 80);
+    append_all(1000, 2000000, 4, 90);
+    append_all(4096, 4u << 20, 2.1, 128);
+    append_all(5000, 4u << 20, 2.5, 160);
     append_all(16384, 4u << 20, 1.1, 256);
-    append_all(131072, 8u << 20, 1.1, 128);
-    append_all(1u << 20, 16u << 20, 1.01, 256);
+    append_all(131072, 8u << 20, 1.1, 256);
+    append_all(1u << 20, 16u << 20, 1.01, 512);
 }
 
 /* Writes of `step` bytes at a time over a dense file, in sequence, backwards or at random. */
@@ -707,13 +707,14 @@ static void test_cost_of_overwrites(void **state)
 {
     (void)state;
     seed_start();
-    overwrite_all("random", 4096, 1024, 6, 1024);
-    overwrite_all("random", 4096, 4096, 3, 1024);
-    overwrite_all("sequential", 4096, 1024, 3.5, 1024);
-    overwrite_all("backward", 4096, 1024, 3.5, 1024);
+    overwrite_all("random", 4096, 64, 7.5, 1024); /* nearly each is the first in its extent */
+    overwrite_all("random", 4096, 1024, 3.5, 1024);
+    overwrite_all("random", 4096, 4096, 2, 1024);
+    overwrite_all("sequential", 4096, 1024, 3, 1024);
+    overwrite_all("backward", 4096, 1024, 3, 1024);
     overwrite_all("sequential", 100, 5000, 20, 4096);
     overwrite_all("random", 100, 5000, 60, 4096);
-    overwrite_all("random", 65536, 256, 1.1, 64);
+    overwrite_all("random", 65536, 256, 1.1, 128);
 }
 
 /* Bytes far apart in one chunk, the worst an adversary can do: the next large write stays a batch. */
@@ -733,7 +734,7 @@ static void test_cost_of_crumbs(void **state)
     assert_true(n <= 4 * CHUNK_SPANS_MAX);
     uint8_t *p = pattern(EXTENT_MAX * 4, 1);
     file_write(&f, 0, p, 4 * EXTENT_MAX);
-    assert_int_equal(check_stored(&f)->extents_count, 4);
+    assert_int_equal(check_stored(&f)->extents_count, 8);
     for (uint32_t at = 0; at + 128 < 4 * EXTENT_MAX; at += 128) /* what holes leave */
         file_punch(&f, at + 1, 127);
     check_stored(&f);
