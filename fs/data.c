@@ -141,9 +141,9 @@ static int read_prefix(struct lsm *db, const struct inode *ino, uint64_t off, ui
 
 /*
  * The first len bytes of the file, and nothing else, are to be extents. `bytes` may be longer than a
- * prefix: the old prefix under a write that overlaps or follows it.
+ * prefix: the old prefix under a write that overlaps or follows it. `stays` as in extent_write.
  */
-static int become_extents(struct lsm *db, struct inode *ino, const uint8_t *bytes, size_t len,
+static int become_extents(struct lsm *db, struct inode *ino, const uint8_t *bytes, size_t len, bool stays,
                           struct lsm_batch *batch)
 {
     drop_prefix(ino, batch);
@@ -151,7 +151,7 @@ static int become_extents(struct lsm *db, struct inode *ino, const uint8_t *byte
         ino->home = (struct inode_home){.kind = HOME_OWN};
     ino->layout = LAYOUT_EXTENTS;
     ino->stored = 0;
-    return len == 0 ? 0 : extent_write(db, ino, 0, bytes, len, batch);
+    return len == 0 ? 0 : extent_write(db, ino, 0, bytes, len, stays, batch);
 }
 
 /* A write that leaves no room for a prefix. */
@@ -164,10 +164,10 @@ static int write_becoming_extents(struct lsm *db, struct inode *ino, uint64_t of
     if (r < 0)
         return r;
     if (off == 0 && len >= old_len)
-        return become_extents(db, ino, buf, len, batch);
+        return become_extents(db, ino, buf, len, true, batch);
     if (off > old_len) { /* the hole between them stays one */
-        r = become_extents(db, ino, old, old_len, batch);
-        return r < 0 ? r : extent_write(db, ino, off, buf, len, batch);
+        r = become_extents(db, ino, old, old_len, false, batch);
+        return r < 0 ? r : extent_write(db, ino, off, buf, len, true, batch);
     }
     size_t total = off + len > old_len ? (size_t)off + len : old_len;
     uint8_t *joined = malloc(total);
@@ -175,7 +175,7 @@ static int write_becoming_extents(struct lsm *db, struct inode *ino, uint64_t of
         return -ENOMEM;
     memcpy(joined, old, old_len);
     memcpy(joined + off, buf, len);
-    r = become_extents(db, ino, joined, total, batch);
+    r = become_extents(db, ino, joined, total, false, batch);
     free(joined);
     return r;
 }
@@ -229,7 +229,7 @@ int data_write(struct lsm *db, struct inode *ino, uint64_t off, const void *buf,
         return -EINVAL;
     if (off > FS_SIZE_MAX || len > FS_SIZE_MAX - off)
         return -EFBIG;
-    int r = ino->layout == LAYOUT_EXTENTS ? extent_write(db, ino, off, buf, len, batch)
+    int r = ino->layout == LAYOUT_EXTENTS ? extent_write(db, ino, off, buf, len, true, batch)
                                           : write_prefix(db, ino, off, buf, len, batch);
     if (r == 0 && off + len > ino->attr.size)
         ino->attr.size = off + len;
@@ -373,7 +373,7 @@ int data_rehome(struct lsm *db, struct inode *ino, const struct inode_home *to, 
     ino->home = *to;
     if (len <= prefix_max(to->kind))
         return store_prefix(ino, bytes, len, batch);
-    return become_extents(db, ino, bytes, len, batch);
+    return become_extents(db, ino, bytes, len, false, batch);
 }
 
 int data_delete(struct lsm *db, struct inode *ino, struct lsm_batch *batch)

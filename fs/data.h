@@ -23,6 +23,7 @@
 #define DATA_STEP 256u         /* keys deleted in one batch by the stepwise functions */
 
 int data_read(struct lsm *db, const struct inode *ino, uint64_t off, void *buf, size_t len, size_t *got);
+/* buf is to stay, unchanged, until the batch was committed or cleared: what is large is not copied. */
 int data_write(struct lsm *db, struct inode *ino, uint64_t off, const void *buf, size_t len,
                struct lsm_batch *batch);
 

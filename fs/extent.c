@@ -15,6 +15,7 @@
 
 #define EXTENT_HEADER 8u /* le64 start */
 #define CHUNK EXTENT_MAX
+#define LENT_MIN (16u << 10) /* a write from which on it is not copied */
 #define RUN_MIN 8u /* extents in a row from which on one range delete takes less than a delete for each */
 
 static_assert((EXTENT_MAX & (EXTENT_MAX - 1)) == 0 && EXTENT_MAX % EXTENT_BLOCK == 0, "chunks are aligned");
@@ -168,6 +169,7 @@ int extent_seek_hole(struct lsm *db, const struct inode *ino, uint64_t off, uint
 
 struct span {
     uint32_t start, end; /* within the chunk */
+    const uint8_t *lent; /* its bytes, if they are not in the edit */
 };
 
 /* A cut leaves at most log2(CHUNK / EXTENT_CUT_MIN) + 1 pieces on each side of the write. */
@@ -200,10 +202,10 @@ static int edit_new(struct inode *ino, struct lsm_batch *batch, struct edit **ou
 
 static uint8_t *edit_bytes(struct edit *e, uint32_t at) { return e->room + EXTENT_HEADER + at; }
 
-static void edit_span(struct edit *e, uint32_t start, uint32_t end)
+static void edit_span(struct edit *e, uint32_t start, uint32_t end, const uint8_t *lent)
 {
     assert(e->spans_count < SPANS_MAX && start < end && end <= CHUNK);
-    e->spans[e->spans_count++] = (struct span){start, end};
+    e->spans[e->spans_count++] = (struct span){start, end, lent};
 }
 
 /* An extent is to be replaced: notes its key. */
@@ -231,11 +233,16 @@ static int edit_take_bytes(struct edit *e, const struct extent *x)
 static void edit_put(struct edit *e, struct span n)
 {
     struct key k = key_u64(e->ino->attr.id, KEY_EXTENT, e->base + n.end);
-    uint8_t *value = edit_bytes(e, n.start) - EXTENT_HEADER, saved[EXTENT_HEADER];
-    memcpy(saved, value, sizeof saved); /* the header borrows the place of the bytes before */
-    put_le64(value, e->base + n.start);
-    lsm_batch_put(e->batch, k.bytes, k.len, value, EXTENT_HEADER + n.end - n.start);
-    memcpy(value, saved, sizeof saved);
+    uint8_t *value = edit_bytes(e, n.start) - EXTENT_HEADER, saved[EXTENT_HEADER], header[EXTENT_HEADER];
+    put_le64(header, e->base + n.start);
+    if (n.lent) {
+        lsm_batch_put_lent(e->batch, k.bytes, k.len, header, sizeof header, n.lent, n.end - n.start);
+    } else {
+        memcpy(saved, value, sizeof saved); /* the header borrows the place of the bytes before */
+        memcpy(value, header, sizeof header);
+        lsm_batch_put(e->batch, k.bytes, k.len, value, EXTENT_HEADER + n.end - n.start);
+        memcpy(value, saved, sizeof saved);
+    }
     e->ino->stored += n.end - n.start;
 
     uint64_t *word = &e->old_ends[(n.end - 1) / 64], bit = UINT64_C(1) << (n.end - 1) % 64;
@@ -389,7 +396,7 @@ static bool cut_left(struct edit *e, uint32_t start, uint32_t unit, struct span 
     while (at > start) {
         uint32_t size = at & -at;
         uint32_t to = at >= start + size + unit ? at - size : start;
-        edit_span(e, to, at);
+        edit_span(e, to, at, NULL);
         at = to;
     }
     return true;
@@ -406,22 +413,22 @@ static bool cut_right(struct edit *e, uint32_t end, uint32_t unit, struct span *
     while (at < end) {
         uint32_t size = at & -at;
         uint32_t to = at + size + unit <= end ? at + size : end;
-        edit_span(e, at, to);
+        edit_span(e, at, to, NULL);
         at = to;
     }
     return true;
 }
 
-/* `append`: nothing is stored at or after n.start. */
-static int write_chunk(struct edit *e, struct scan *s, struct span n, const uint8_t *buf, bool append)
+/* `append`: nothing is stored at or after n.start. `stays` as in extent_write. */
+static int write_chunk(struct edit *e, struct scan *s, struct span n, const uint8_t *buf, bool append,
+                       bool stays)
 {
+    const struct span written = n;
     struct covered c = {0, n.start, n.end};
     const uint32_t len = n.end - n.start, unit = cut_unit(len);
     int r = append ? 0 : take_covered(e, s, n, &c);
     if (r < 0)
         return r;
-    memcpy(edit_bytes(e, n.start), buf, len);
-
     const bool fill = c.bytes < len;
     const bool pieces_left = c.start < n.start && cut_left(e, c.start, unit, &n);
     const bool pieces_right = c.end > n.end && cut_right(e, c.end, unit, &n);
@@ -431,17 +438,20 @@ static int write_chunk(struct edit *e, struct scan *s, struct span n, const uint
         r = take_left(e, s, fill, &n);
     if (r < 0)
         return r;
+    const bool lend = stays && len >= LENT_MIN && n.start == written.start && n.end == written.end;
+    if (!lend)
+        memcpy(edit_bytes(e, written.start), buf, len);
     if (n.start == 0 && n.end == CHUNK) {
-        edit_span(e, 0, EXTENT_WHOLE);
-        edit_span(e, EXTENT_WHOLE, CHUNK);
+        edit_span(e, 0, EXTENT_WHOLE, lend ? buf : NULL);
+        edit_span(e, EXTENT_WHOLE, CHUNK, lend ? buf + EXTENT_WHOLE : NULL);
     } else {
-        edit_span(e, n.start, n.end);
+        edit_span(e, n.start, n.end, lend ? buf : NULL);
     }
     edit_store(e);
     return 0;
 }
 
-int extent_write(struct lsm *db, struct inode *ino, uint64_t off, const uint8_t *buf, size_t len,
+int extent_write(struct lsm *db, struct inode *ino, uint64_t off, const uint8_t *buf, size_t len, bool stays,
                  struct lsm_batch *batch)
 {
     const uint64_t end = off + len;
@@ -455,8 +465,8 @@ int extent_write(struct lsm *db, struct inode *ino, uint64_t off, const uint8_t 
     for (uint64_t at = off; r == 0 && at < end;) {
         e->base = chunk_floor(at);
         uint64_t stop = end - e->base < CHUNK ? end : e->base + CHUNK;
-        struct span n = {(uint32_t)(at - e->base), (uint32_t)(stop - e->base)};
-        r = write_chunk(e, &s, n, buf + (at - off), at >= ino->attr.size);
+        struct span n = {(uint32_t)(at - e->base), (uint32_t)(stop - e->base), NULL};
+        r = write_chunk(e, &s, n, buf + (at - off), at >= ino->attr.size, stays);
         at = stop;
     }
     free(e);
@@ -471,23 +481,23 @@ static int punch_within(struct edit *e, struct scan *s, const struct extent *x, 
 {
     e->base = chunk_floor(x->start);
     uint32_t start = (uint32_t)(x->start - e->base), end = (uint32_t)(x->end - e->base);
-    struct span left = {start, x->start < from ? (uint32_t)(from - e->base) : start};
-    struct span right = {x->end > to ? (uint32_t)(to - e->base) : end, end};
+    struct span left = {start, x->start < from ? (uint32_t)(from - e->base) : start, NULL};
+    struct span right = {x->end > to ? (uint32_t)(to - e->base) : end, end, NULL};
     int r = edit_take_bytes(e, x);
     if (r < 0)
         return r;
     if (left.start < left.end && right.start < right.end && end - start <= EXTENT_SPAN_MIN) {
         memset(edit_bytes(e, left.end), 0, right.start - left.end); /* too small to be a hole */
-        edit_span(e, start, end);
+        edit_span(e, start, end, NULL);
     } else {
         if (right.start < right.end) {
             scan_next(s, x);
             r = take_right(e, s, false, &right);
-            edit_span(e, right.start, right.end);
+            edit_span(e, right.start, right.end, NULL);
         }
         if (r == 0 && left.start < left.end) {
             r = take_left(e, s, false, &left);
-            edit_span(e, left.start, left.end);
+            edit_span(e, left.start, left.end, NULL);
         }
     }
     if (r == 0)

@@ -43,8 +43,11 @@
 /* Fills all of buf; the caller has limited len to the size of the file. */
 int extent_read(struct lsm *db, const struct inode *ino, uint64_t off, uint8_t *buf, size_t len);
 
-/* Stores len > 0 bytes; attr.size is still the size before, nothing lies beyond it. */
-int extent_write(struct lsm *db, struct inode *ino, uint64_t off, const uint8_t *buf, size_t len,
+/*
+ * Stores len > 0 bytes; attr.size is still the size before, nothing lies beyond it. `stays`: buf will be there,
+ * unchanged, until the batch was committed, so what is large is not copied.
+ */
+int extent_write(struct lsm *db, struct inode *ino, uint64_t off, const uint8_t *buf, size_t len, bool stays,
                  struct lsm_batch *batch);
 
 /* Makes [from, to) a hole, touching at most DATA_STEP extents; *next is where to go on, or `to`. */

@@ -4,10 +4,12 @@
 #include "batch.h"
 #include "blob_format.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
 
 #define CAPACITY_FIRST 512u
+#define LENT_FIRST 16u
 #define CAPACITY_KEPT (1u << 20) /* lsm_batch_clear keeps up to this for the next use */
 
 int lsm_batch_new(struct lsm_batch **out)
@@ -21,6 +23,7 @@ void lsm_batch_free(struct lsm_batch *batch)
     if (!batch)
         return;
     free(batch->bytes);
+    free(batch->lent);
     free(batch);
 }
 
@@ -33,6 +36,8 @@ void lsm_batch_clear(struct lsm_batch *batch)
     }
     batch->len = 0;
     batch->count = 0;
+    batch->lent_count = 0;
+    batch->lent_bytes = 0;
     batch->error = 0;
     batch->has_merge = batch->has_range = false;
     batch->range_bytes = 0;
@@ -68,14 +73,7 @@ static void add(struct lsm_batch *batch, enum entry_type type, const void *key, 
         return;
     if (!batch->len)
         batch->len = BATCH_HEADER_BYTES;
-    uint8_t *p = batch->bytes + batch->len;
-    *p++ = (uint8_t)type;
-    p = put_varint(p, key_len);
-    if (type != ENTRY_DELETE)
-        p = put_varint(p, value_len);
-    if (key_len)
-        memcpy(p, key, key_len);
-    p += key_len;
+    uint8_t *p = batch_put_head(batch->bytes + batch->len, type, key, key_len, value_len);
     if (value_len)
         memcpy(p, value, value_len);
     p += value_len;
@@ -88,6 +86,37 @@ void lsm_batch_put(struct lsm_batch *batch, const void *key, size_t key_len, con
                    size_t value_len)
 {
     add(batch, ENTRY_PUT, key, key_len, value, value_len);
+}
+
+static bool grow_lent(struct lsm_batch *batch)
+{
+    if (batch->lent_count < batch->lent_capacity)
+        return true;
+    size_t capacity = batch->lent_capacity ? 2 * batch->lent_capacity : LENT_FIRST;
+    struct batch_lent *lent = realloc(batch->lent, capacity * sizeof *lent);
+    if (!lent) {
+        batch->error = -ENOMEM;
+        return false;
+    }
+    batch->lent = lent;
+    batch->lent_capacity = capacity;
+    return true;
+}
+
+void lsm_batch_put_lent(struct lsm_batch *batch, const void *key, size_t key_len, const void *head,
+                        size_t head_len, const void *lent, size_t lent_len)
+{
+    if (batch->error || (lent_len && !grow_lent(batch)))
+        return;
+    if (head_len > LSM_VALUE_MAX || lent_len > LSM_VALUE_MAX - head_len) {
+        batch->error = -E2BIG;
+        return;
+    }
+    add(batch, ENTRY_PUT, key, key_len, head, head_len);
+    if (batch->error || !lent_len)
+        return;
+    batch->lent[batch->lent_count++] = (struct batch_lent){batch->count - 1, lent, lent_len};
+    batch->lent_bytes += lent_len + VARINT_MAX;
 }
 
 void lsm_batch_delete(struct lsm_batch *batch, const void *key, size_t key_len)
@@ -125,7 +154,7 @@ void lsm_batch_delete_range(struct lsm_batch *batch, const void *start, size_t s
 
 unsigned lsm_batch_count(const struct lsm_batch *batch) { return batch->count; }
 
-size_t lsm_batch_bytes(const struct lsm_batch *batch) { return batch->len; }
+size_t lsm_batch_bytes(const struct lsm_batch *batch) { return batch->len + batch->lent_bytes; }
 
 int batch_read_begin(struct batch_reader *br, const void *payload, size_t len)
 {
@@ -166,12 +195,33 @@ int batch_read_next(struct batch_reader *br, struct batch_change *out)
     out->value_len = (size_t)value_len;
     out->key = read_bytes(r, out->key_len);
     out->value = read_bytes(r, out->value_len);
-    out->route = NULL;
-    out->route_len = 0;
+    out->lent = out->route = NULL;
+    out->lent_len = out->route_len = 0;
     if (r->bad)
         return -EBADMSG;
     struct blob_pointer p;
     if (type == ENTRY_BLOB && blob_pointer_decode(out->value, out->value_len, &p))
         return -EBADMSG;
     return type == ENTRY_RANGE_DELETE ? read_range(out) : 1;
+}
+
+void batch_built_begin(struct batch_built_reader *r, const struct lsm_batch *batch)
+{
+    *r = (struct batch_built_reader){.batch = batch};
+    int err = batch_read_begin(&r->encoded, batch->bytes, batch->len);
+    assert(!err);
+}
+
+bool batch_built_next(struct batch_built_reader *r, struct batch_change *out)
+{
+    const struct lsm_batch *b = r->batch;
+    int more = batch_read_next(&r->encoded, out);
+    assert(more >= 0);
+    if (more && r->lent < b->lent_count && b->lent[r->lent].change == r->change) {
+        out->lent = b->lent[r->lent].bytes;
+        out->lent_len = b->lent[r->lent].len;
+        r->lent++;
+    }
+    r->change++;
+    return more > 0;
 }

@@ -95,24 +95,39 @@ int blob_prepare(struct shard *s)
 
 /* ---- writing ---- */
 
-/* A place in the active file, or false. *low: the next file should be made. */
-static bool take_place(struct shard *s, uint32_t len, struct blob_written *out, bool *low)
+/* Places in f, from its end on, for the first ones of these values: how many. The blob lock is held. */
+static unsigned take_places(struct blob_file *f, uint64_t file_max, struct blob_value *values, unsigned count)
+{
+    const uint64_t start = blob_file_bytes(f);
+    uint64_t at = start;
+    unsigned n = 0;
+    for (; n < count && n < BLOB_WRITE_VALUES; n++) {
+        const uint32_t len = (uint32_t)(values[n].bytes[0].iov_len + values[n].bytes[1].iov_len);
+        const uint64_t end = at + blob_disk_bytes(len);
+        /* One larger than a file gets a file of its own. */
+        if ((end > file_max && at != BLOB_HEADER_BYTES) || (n > 0 && end - start > BLOB_WRITE_BYTES))
+            break;
+        values[n].file = f;
+        values[n].pointer = (struct blob_pointer){f->number, at, len, 0, len};
+        at = end;
+    }
+    __atomic_store_n(&f->bytes, at, __ATOMIC_RELEASE);
+    (void)__atomic_fetch_add(&f->writers, n, __ATOMIC_ACQ_REL);
+    return n;
+}
+
+/* Places in the active file; 0: there is none. *low: the next file should be made. */
+static unsigned find_places(struct shard *s, struct blob_value *values, unsigned count, bool *low)
 {
     struct shard_blobs *b = &s->blobs;
-    uint64_t need = blob_disk_bytes(len), max = s->db->options.blob_file_bytes;
+    unsigned n = 0;
     pthread_mutex_lock(&b->lock);
     for (;;) {
-        struct blob_file *f = b->active;
-        uint64_t at = f ? blob_file_bytes(f) : 0;
-        /* One larger than a file gets a file of its own. */
-        if (f && !f->failed && (at + need <= max || at == BLOB_HEADER_BYTES)) {
-            *out = (struct blob_written){f, {f->number, at, len, 0, len}};
-            __atomic_store_n(&f->bytes, at + need, __ATOMIC_RELEASE);
-            (void)__atomic_fetch_add(&f->writers, 1, __ATOMIC_ACQ_REL);
+        if (b->active && !b->active->failed)
+            n = take_places(b->active, s->db->options.blob_file_bytes, values, count);
+        if (n > 0)
             break;
-        }
         if (!b->next) {
-            out->file = NULL;
             b->wanted = true;
             break;
         }
@@ -122,7 +137,7 @@ static bool take_place(struct shard *s, uint32_t len, struct blob_written *out, 
     }
     *low = !b->next && is_low(s, b->active);
     pthread_mutex_unlock(&b->lock);
-    return out->file;
+    return n;
 }
 
 static void mark_dirty(struct lsm *db, struct blob_file *f)
@@ -143,12 +158,12 @@ static void leave(struct blob_file *f)
     assert(before > 0);
 }
 
-int blob_write(struct shard *s, const void *data, size_t len, bool nowait, struct blob_written *out)
+int blob_write(struct shard *s, struct blob_value *values, unsigned count, bool nowait)
 {
     struct shard_blobs *b = &s->blobs;
     bool low = false;
-    assert(len > 0 && len <= LSM_VALUE_MAX);
-    while (!take_place(s, (uint32_t)len, out, &low)) {
+    unsigned n;
+    while ((n = find_places(s, values, count, &low)) == 0) {
         if (nowait) {
             shard_kick(s);
             return -EAGAIN;
@@ -161,40 +176,43 @@ int blob_write(struct shard *s, const void *data, size_t len, bool nowait, struc
     }
     if (low)
         shard_kick(s);
-    int err = blob_extent_write(out->file, &out->pointer, data);
+    struct blob_file *f = values[0].file;
+    int err = blob_extents_write(f, values, n);
     if (err) {
         if (err != -ENOSPC) {
             pthread_mutex_lock(&b->lock);
-            out->file->failed = true;
+            f->failed = true;
             pthread_mutex_unlock(&b->lock);
         }
-        blob_unwrite(s, out);
+        for (unsigned i = n; i-- > 0; values[i].file = NULL)
+            blob_unwrite(s, &values[i]);
         return err;
     }
-    mark_dirty(s->db, out->file);
-    count_add(&b->written, blob_disk_bytes((uint32_t)len));
-    return 0;
+    mark_dirty(s->db, f);
+    for (unsigned i = 0; i < n; i++)
+        count_add(&b->written, blob_disk_bytes(values[i].pointer.extent_bytes));
+    return (int)n;
 }
 
-void blob_named(struct shard *s, const struct blob_written *w, lsn_t end)
+void blob_named(struct shard *s, const struct blob_value *v, lsn_t end)
 {
     (void)s;
-    lsn_t now = __atomic_load_n(&w->file->named_until, __ATOMIC_RELAXED);
-    while (now < end && !__atomic_compare_exchange_n(&w->file->named_until, &now, end, true, __ATOMIC_RELEASE,
+    lsn_t now = __atomic_load_n(&v->file->named_until, __ATOMIC_RELAXED);
+    while (now < end && !__atomic_compare_exchange_n(&v->file->named_until, &now, end, true, __ATOMIC_RELEASE,
                                                      __ATOMIC_RELAXED))
         ;
-    leave(w->file);
+    leave(v->file);
 }
 
-void blob_unwrite(struct shard *s, const struct blob_written *w)
+void blob_unwrite(struct shard *s, const struct blob_value *v)
 {
     struct shard_blobs *b = &s->blobs;
-    const struct blob_pointer *p = &w->pointer;
+    const struct blob_pointer *p = &v->pointer;
     pthread_mutex_lock(&b->lock);
-    if (blob_file_bytes(w->file) == p->offset + blob_disk_bytes(p->extent_bytes))
-        __atomic_store_n(&w->file->bytes, p->offset, __ATOMIC_RELEASE);
+    if (blob_file_bytes(v->file) == p->offset + blob_disk_bytes(p->extent_bytes))
+        __atomic_store_n(&v->file->bytes, p->offset, __ATOMIC_RELEASE);
     pthread_mutex_unlock(&b->lock);
-    leave(w->file);
+    leave(v->file);
 }
 
 /* ---- syncing ---- */

@@ -41,18 +41,15 @@ struct shard_blobs {
     uint64_t written, moved_bytes, deleted;
 };
 
-/* A value that was written and whose record is not in the log yet. */
-struct blob_written {
-    struct blob_file *file;
-    struct blob_pointer pointer;
-};
-
-/* -EAGAIN with nowait: there is no file with room. Any error: nothing is left behind but unused bytes. */
-int blob_write(struct shard *s, const void *data, size_t len, bool nowait, struct blob_written *out);
+/*
+ * Writes the first ones of these values, side by side with one call; returns how many, at least one. -EAGAIN with
+ * nowait: there is no file with room. Any error: nothing is left behind but unused bytes.
+ */
+int blob_write(struct shard *s, struct blob_value *values, unsigned count, bool nowait);
 /* Its record is in the memtable and ends at `end`. */
-void blob_named(struct shard *s, const struct blob_written *w, lsn_t end);
+void blob_named(struct shard *s, const struct blob_value *v, lsn_t end);
 /* There will be no record. The place is used again if nothing came after it. */
-void blob_unwrite(struct shard *s, const struct blob_written *w);
+void blob_unwrite(struct shard *s, const struct blob_value *v);
 
 /* Brings all that was written before the call to the medium. Called by the log only, never twice at once. */
 int blob_sync(struct lsm *db);

@@ -362,7 +362,8 @@ int blob_move(void *shard, uint8_t *pointer, size_t *len)
     if (err)
         goto out;
     to = (struct blob_pointer){b->moved->number, blob_file_bytes(b->moved), p.length, 0, p.length};
-    err = blob_extent_write(b->moved, &to, data);
+    struct blob_value moved = {.bytes = {{data, p.length}}, .pointer = to};
+    err = blob_extents_write(b->moved, &moved, 1);
     if (!err) {
         __atomic_store_n(&b->moved->bytes, to.offset + blob_disk_bytes(p.length), __ATOMIC_RELEASE);
         b->moved_dirty = true;

@@ -16,6 +16,7 @@
 
 #define READ_SPAN_BYTES (32u << 10) /* copying so much in vain costs about what a second request does */
 #define CHUNKS_MAX (LSM_VALUE_MAX / BLOB_CHUNK_BYTES)
+static_assert(BLOB_WRITE_BYTES / BLOB_CHUNK_BYTES + BLOB_WRITE_VALUES <= CHUNKS_MAX, "nor do several");
 static_assert(LSM_VALUE_MAX % BLOB_CHUNK_BYTES == 0, "an extent has at most CHUNKS_MAX chunks");
 
 int blob_pointer_decode(const void *bytes, size_t len, struct blob_pointer *out)
@@ -199,16 +200,41 @@ static uint32_t chunk_len(const struct blob_pointer *p, uint32_t chunk)
     return rest < BLOB_CHUNK_BYTES ? rest : BLOB_CHUNK_BYTES;
 }
 
-int blob_extent_write(struct blob_file *f, const struct blob_pointer *p, const void *data)
+/* Of a chunk of a value that may lie in two pieces. */
+static uint64_t checksum_of_parts(const struct blob_file *f, const struct blob_value *v, uint32_t chunk)
+{
+    const struct blob_pointer *p = &v->pointer;
+    const uint8_t *first = v->bytes[0].iov_base, *second = v->bytes[1].iov_base;
+    const size_t from = (size_t)chunk * BLOB_CHUNK_BYTES, len = chunk_len(p, chunk),
+                 cut = v->bytes[0].iov_len;
+    if (from + len <= cut)
+        return checksum_at(f, p, chunk, first + from, len);
+    if (from >= cut)
+        return checksum_at(f, p, chunk, second + (from - cut), len);
+    uint8_t both[BLOB_CHUNK_BYTES];
+    memcpy(both, first + from, cut - from);
+    memcpy(both + (cut - from), second, len - (cut - from));
+    return checksum_at(f, p, chunk, both, len);
+}
+
+int blob_extents_write(struct blob_file *f, const struct blob_value *values, unsigned count)
 {
     uint8_t sums[8 * CHUNKS_MAX];
-    uint32_t n = blob_chunks(p->extent_bytes);
-    for (uint32_t i = 0; i < n; i++) {
-        const uint8_t *chunk = (const uint8_t *)data + (size_t)i * BLOB_CHUNK_BYTES;
-        put_le64(sums + (size_t)8 * i, checksum_at(f, p, i, chunk, chunk_len(p, i)));
+    struct iovec iov[3 * BLOB_WRITE_VALUES];
+    size_t done = 0;
+    assert(count > 0 && count <= BLOB_WRITE_VALUES);
+    for (unsigned i = 0; i < count; i++) {
+        const struct blob_value *v = &values[i];
+        const uint32_t n = blob_chunks(v->pointer.extent_bytes);
+        assert(done + n <= CHUNKS_MAX &&
+               v->bytes[0].iov_len + v->bytes[1].iov_len == v->pointer.extent_bytes);
+        iov[3 * i] = (struct iovec){sums + 8 * done, (size_t)8 * n};
+        iov[3 * i + 1] = v->bytes[0];
+        iov[3 * i + 2] = v->bytes[1];
+        for (uint32_t chunk = 0; chunk < n; chunk++, done++)
+            put_le64(sums + 8 * done, checksum_of_parts(f, v, chunk));
     }
-    struct iovec iov[2] = {{sums, (size_t)8 * n}, {(void *)data, p->extent_bytes}};
-    return env_pwritev(f->file, iov, 2, p->offset);
+    return env_pwritev(f->file, iov, (int)(3 * count), values[0].pointer.offset);
 }
 
 /* ---- reading ---- */

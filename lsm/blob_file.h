@@ -69,8 +69,18 @@ static inline uint64_t blob_file_bytes(const struct blob_file *f)
     return __atomic_load_n(&f->bytes, __ATOMIC_ACQUIRE);
 }
 
-/* Writes one extent at the pointer's offset: checksums and bytes. */
-int blob_extent_write(struct blob_file *f, const struct blob_pointer *p, const void *data);
+/* A value on its way into a file, and from then on until its record is in the log. */
+struct blob_value {
+    struct iovec bytes[2];  /* one after the other; together not empty */
+    struct blob_file *file; /* NULL: not written */
+    struct blob_pointer pointer;
+};
+
+#define BLOB_WRITE_VALUES 32u       /* of one call at most */
+#define BLOB_WRITE_BYTES (4u << 20) /* of several values in one call */
+
+/* Writes values whose pointers are set, each right behind the one before: checksums and bytes. One call to the system. */
+int blob_extents_write(struct blob_file *f, const struct blob_value *values, unsigned count);
 
 /*
  * Reads [from, from + len) of what the pointer means into buf, verifying the chunks that this touches and no

@@ -21,25 +21,25 @@
 #include <string.h>
 
 #define CHANGES_ON_STACK 32u
+#define LENT_MIN_BYTES (16u << 10) /* of lsm_put: less is as well copied */
 /* How long background work is waited for that might make space for a delete: a try that fails is repeated every 250 ms. */
 #define SPACE_WAIT_NS UINT64_C(5000000000)
 
 /* A value that goes past the log. */
 struct large {
     uint32_t change; /* index */
-    const uint8_t *value;
-    size_t value_len;
     uint8_t pointer[BLOB_POINTER_MAX];
-    struct blob_written written; /* file NULL: not yet */
 };
 
 /* A batch taken apart: computed once, used for checking room and for inserting. */
 struct plan {
     const struct lsm_batch *batch;
-    const uint8_t *payload; /* of the record: the batch's, or a copy of it with pointers for large values */
-    size_t payload_len;     /* at most, while large values are not written */
+    const uint8_t *
+        payload; /* of the record: the batch's, or a copy of it with pointers for large values, and what was lent */
+    size_t payload_len; /* at most, while large values are not written */
     uint8_t *own_payload;
     struct large *large;
+    struct blob_value *values; /* of each large one; file NULL: not written */
     size_t large_count;
     bool paced;   /* it has waited as long as back-pressure demands */
     bool may_log; /* the large values may go into the log, if there is no space for them elsewhere */
@@ -60,12 +60,13 @@ static void plan_free(struct plan *p)
         free(p->shard_of);
     }
     free(p->large);
+    free(p->values);
     free(p->own_payload);
 }
 
 static bool is_large(const struct lsm *db, const struct batch_change *c)
 {
-    return c->type == ENTRY_PUT && c->value_len >= db->options.blob_min_bytes;
+    return c->type == ENTRY_PUT && c->value_len + c->lent_len >= db->options.blob_min_bytes;
 }
 
 /* Sets the large ones of the changes apart: they become pointers, yet to be known. */
@@ -77,21 +78,45 @@ static int plan_large(struct lsm *db, struct plan *p)
     if (!n)
         return 0;
     p->large = calloc(n, sizeof *p->large);
-    if (!p->large)
+    p->values = calloc(n, sizeof *p->values);
+    if (!p->large || !p->values)
         return -ENOMEM;
     for (uint32_t i = 0; i < p->batch->count; i++) {
         struct batch_change *c = &p->changes[i];
         if (!is_large(db, c))
             continue;
-        struct large *l = &p->large[p->large_count++];
-        *l = (struct large){.change = i, .value = c->value, .value_len = c->value_len};
-        p->payload_len -= c->value_len + varint_len(c->value_len);
-        p->payload_len += BLOB_POINTER_MAX + 1;
+        p->values[p->large_count].bytes[0] = (struct iovec){(void *)c->value, c->value_len};
+        p->values[p->large_count].bytes[1] = (struct iovec){(void *)c->lent, c->lent_len};
+        p->large[p->large_count++].change = i;
+        p->payload_len -= c->value_len + (c->lent_len ? c->lent_len + VARINT_MAX : 0);
+        p->payload_len += BLOB_POINTER_MAX + VARINT_MAX;
         c->type = ENTRY_BLOB;
         c->value_len = BLOB_POINTER_MAX;
+        c->lent = NULL;
+        c->lent_len = 0;
     }
-    p->own_payload = malloc(p->payload_len);
-    return p->own_payload ? 0 : -ENOMEM;
+    return 0;
+}
+
+/* The changes that are not stored as they are in the batch. */
+static uint8_t *put_pointer(uint8_t *q, struct batch_change *c, const struct blob_value *value,
+                            struct large *l)
+{
+    c->value = l->pointer;
+    c->value_len = blob_pointer_encode(&value->pointer, l->pointer);
+    q = batch_put_head(q, ENTRY_BLOB, c->key, c->key_len, c->value_len);
+    memcpy(q, c->value, c->value_len);
+    return q + c->value_len;
+}
+
+static uint8_t *put_lent(uint8_t *q, struct batch_change *c, const struct batch_change *built)
+{
+    q = batch_put_head(q, c->type, c->key, c->key_len, c->value_len);
+    c->value = q;
+    if (built->value_len)
+        memcpy(q, built->value, built->value_len);
+    memcpy(q + built->value_len, built->lent, built->lent_len);
+    return q + c->value_len;
 }
 
 /* All pointers are known: the payload is what the batch has, with them in the place of large values. */
@@ -100,30 +125,22 @@ static void plan_payload(struct plan *p)
     uint8_t *q = p->own_payload;
     put_le32(q, p->batch->count);
     q += BATCH_HEADER_BYTES;
-    struct batch_reader br;
-    struct batch_change raw;
-    (void)batch_read_begin(&br, p->batch->bytes, p->batch->len); /* plan_make has read it */
+    struct batch_built_reader br;
+    struct batch_change built;
+    batch_built_begin(&br, p->batch);
     for (uint32_t i = 0, next = 0; i < p->batch->count; i++) {
-        const uint8_t *from = br.r.p;
-        (void)batch_read_next(&br, &raw);
-        if (next == p->large_count ||
-            p->large[next].change != i) { /* as it is: a change is more than it decodes to */
-            memcpy(q, from, (size_t)(br.r.p - from));
-            q += br.r.p - from;
-            continue;
+        const uint8_t *from = br.encoded.r.p;
+        (void)batch_built_next(&br, &built);
+        const size_t len = (size_t)(br.encoded.r.p - from);
+        if (next < p->large_count && p->large[next].change == i) {
+            q = put_pointer(q, &p->changes[i], &p->values[next], &p->large[next]);
+            next++;
+        } else if (built.lent) {
+            q = put_lent(q, &p->changes[i], &built);
+        } else { /* as it is: a change is more than it decodes to */
+            memcpy(q, from, len);
+            q += len;
         }
-        struct large *l = &p->large[next++];
-        struct batch_change *c = &p->changes[i];
-        c->value_len = blob_pointer_encode(&l->written.pointer, l->pointer);
-        c->value = l->pointer;
-        *q++ = (uint8_t)c->type;
-        q = put_varint(q, c->key_len);
-        q = put_varint(q, c->value_len);
-        if (c->key_len)
-            memcpy(q, c->key, c->key_len);
-        q += c->key_len;
-        memcpy(q, c->value, c->value_len);
-        q += c->value_len;
     }
     assert((size_t)(q - p->own_payload) <= p->payload_len);
     p->payload = p->own_payload;
@@ -133,28 +150,36 @@ static void plan_payload(struct plan *p)
 /* They will not be named. */
 static void unwrite_large(struct lsm *db, struct plan *p)
 {
-    for (size_t i = p->large_count; i-- > 0;) /* backwards: each may then lie at the end of its file */
-        if (p->large[i].written.file)
-            blob_unwrite(&db->shards[p->shard_of[p->large[i].change]], &p->large[i].written);
-    for (size_t i = 0; i < p->large_count; i++)
-        p->large[i].written.file = NULL;
+    for (size_t i = p->large_count; i-- > 0;) { /* backwards: each may then lie at the end of its file */
+        if (p->values[i].file)
+            blob_unwrite(&db->shards[p->shard_of[p->large[i].change]], &p->values[i]);
+        p->values[i].file = NULL;
+    }
+}
+
+/* How many large values from i on go to the same shard. */
+static unsigned same_shard(const struct plan *p, size_t i)
+{
+    size_t n = 1;
+    while (i + n < p->large_count && p->shard_of[p->large[i + n].change] == p->shard_of[p->large[i].change])
+        n++;
+    return (unsigned)n;
 }
 
 /* Once: before the first try for the locks. */
 static int write_large(struct lsm *db, struct plan *p, bool nowait)
 {
-    if (!p->large_count || p->payload)
+    if (p->payload)
         return 0;
-    for (size_t i = 0; i < p->large_count; i++) {
-        struct large *l = &p->large[i];
-        space_took(db, l->value_len);
-        int err =
-            blob_write(&db->shards[p->shard_of[l->change]], l->value, l->value_len, nowait, &l->written);
-        if (err) {
-            l->written.file = NULL;
+    for (size_t i = 0; i < p->large_count;) {
+        struct shard *s = &db->shards[p->shard_of[p->large[i].change]];
+        int n = blob_write(s, &p->values[i], same_shard(p, i), nowait);
+        if (n < 0) {
             unwrite_large(db, p);
-            return err;
+            return n;
         }
+        for (const size_t end = i + (size_t)n; i < end; i++)
+            space_took(db, p->values[i].pointer.extent_bytes);
     }
     plan_payload(p);
     return 0;
@@ -163,7 +188,7 @@ static int write_large(struct lsm *db, struct plan *p, bool nowait)
 static void name_large(struct lsm *db, struct plan *p, lsn_t end)
 {
     for (size_t i = 0; i < p->large_count; i++)
-        blob_named(&db->shards[p->shard_of[p->large[i].change]], &p->large[i].written, end);
+        blob_named(&db->shards[p->shard_of[p->large[i].change]], &p->values[i], end);
 }
 
 /* `in_log`: with no large values set apart. */
@@ -174,9 +199,10 @@ static int plan_make(struct lsm *db, const struct lsm_batch *batch, bool in_log,
     p->largest_value = 0;
     p->range_bytes = 0;
     p->payload = NULL;
-    p->payload_len = batch->len;
+    p->payload_len = lsm_batch_bytes(batch);
     p->own_payload = NULL;
     p->large = NULL;
+    p->values = NULL;
     p->large_count = 0;
     p->may_log = p->paced = false;
     p->changes = p->changes_stack;
@@ -189,24 +215,33 @@ static int plan_make(struct lsm *db, const struct lsm_batch *batch, bool in_log,
             return -ENOMEM;
         }
     }
-    struct batch_reader br;
-    int more = batch_read_begin(&br, batch->bytes, batch->len);
-    for (uint32_t i = 0; more >= 0 && i < batch->count; i++) {
+    struct batch_built_reader br;
+    batch_built_begin(&br, batch);
+    for (uint32_t i = 0; i < batch->count; i++) {
         struct batch_change *c = &p->changes[i];
-        more = batch_read_next(&br, c);
-        assert(more == 1);
+        bool there = batch_built_next(&br, c);
+        assert(there);
         p->shard_of[i] = db_route_change(db, c);
         p->mask |= db_shard_mask(db, p->shard_of[i]);
         if (c->type == ENTRY_RANGE_DELETE)
             p->range_bytes += c->key_len + c->value_len;
-        else if (c->value_len > p->largest_value && (in_log || !is_large(db, c)))
-            p->largest_value = c->value_len;
+        else if (c->value_len + c->lent_len > p->largest_value && (in_log || !is_large(db, c)))
+            p->largest_value = c->value_len + c->lent_len;
     }
     int err = in_log ? 0 : plan_large(db, p);
     if (!err && p->payload_len > wal_payload_max(db->wal))
         err = -E2BIG;
-    if (!err && !p->large_count)
+    if (!err && !p->large_count && !batch->lent_count) {
         p->payload = batch->bytes;
+    } else if (!err) {
+        for (size_t i = 0; i < batch->lent_count;
+             i++) { /* what plan_payload puts together: as long as it will be */
+            struct batch_change *c = &p->changes[batch->lent[i].change];
+            c->value_len += c->lent_len;
+        }
+        p->own_payload = malloc(p->payload_len);
+        err = p->own_payload ? 0 : -ENOMEM;
+    }
     if (err)
         plan_free(p);
     return err;
@@ -504,7 +539,7 @@ static int wait_for_space(struct lsm *db, const struct plan *p)
 static int commit_plan(struct lsm *db, struct plan *p, unsigned flags, lsn_t *end)
 {
     bool nowait = flags & LSM_NOWAIT, shrinks = flags & LSM_SHRINK;
-    int err = shrinks ? 0 : space_gate(db, p->batch->len);
+    int err = shrinks ? 0 : space_gate(db, lsm_batch_bytes(p->batch));
     if (err)
         return err;
     do {
@@ -586,7 +621,7 @@ int lsm_commit(struct lsm *db, const struct lsm_batch *batch, unsigned flags)
     }
 
     struct plan p;
-    bool may_log = flags & LSM_SHRINK && batch->len <= wal_payload_max(db->wal);
+    bool may_log = flags & LSM_SHRINK && lsm_batch_bytes(batch) <= wal_payload_max(db->wal);
     err = plan_make(db, batch, may_log && space_is_tight(db), &p);
     if (err)
         return err;
@@ -614,7 +649,7 @@ int lsm_commit(struct lsm *db, const struct lsm_batch *batch, unsigned flags)
     space_appended(db, end);
 
     DB_COUNT(db, batches, 1);
-    DB_COUNT(db, batch_bytes, batch->len);
+    DB_COUNT(db, batch_bytes, lsm_batch_bytes(batch));
     err = wal_wait(db->wal, end);
     if (!err)
         mind_log(db, mask, flags & LSM_NOWAIT);
@@ -626,14 +661,15 @@ int lsm_commit(struct lsm *db, const struct lsm_batch *batch, unsigned flags)
 
 size_t lsm_batch_log_bytes(const struct lsm *db, const struct lsm_batch *batch)
 {
-    struct batch_reader br;
+    struct batch_built_reader br;
     struct batch_change c;
-    size_t bytes = batch->len;
-    if (batch->error || !batch->count || batch_read_begin(&br, batch->bytes, batch->len))
+    size_t bytes = lsm_batch_bytes(batch);
+    if (batch->error || !batch->count)
         return bytes;
-    while (batch_read_next(&br, &c) > 0)
+    batch_built_begin(&br, batch);
+    while (batch_built_next(&br, &c))
         if (is_large(db, &c))
-            bytes -= c.value_len - BLOB_POINTER_MAX;
+            bytes -= c.value_len + c.lent_len - BLOB_POINTER_MAX;
     return bytes;
 }
 
@@ -643,6 +679,7 @@ static int commit_one(struct lsm *db, struct lsm_batch *batch, unsigned flags)
 {
     int err = lsm_commit(db, batch, flags);
     free(batch->bytes);
+    free(batch->lent);
     return err;
 }
 
@@ -650,7 +687,10 @@ int lsm_put(struct lsm *db, const void *key, size_t key_len, const void *value, 
             unsigned flags)
 {
     struct lsm_batch batch = {0};
-    lsm_batch_put(&batch, key, key_len, value, value_len);
+    if (value_len >= LENT_MIN_BYTES)
+        lsm_batch_put_lent(&batch, key, key_len, NULL, 0, value, value_len);
+    else
+        lsm_batch_put(&batch, key, key_len, value, value_len);
     return commit_one(db, &batch, flags);
 }
 

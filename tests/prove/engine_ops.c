@@ -5,6 +5,7 @@
 
 #include "coding.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,6 +14,22 @@
 #define BATCH_MAX (240u << 10) /* below a quarter of the smallest segment */
 #define BATCH_MEMORY_MAX (1u << 20)
 #define WORK_STEPS_MAX 10000u
+
+/* What the batch that is being filled does not hold itself. */
+static struct {
+    uint8_t bytes[BATCH_MEMORY_MAX + VALUE_MAX];
+    size_t used;
+} lent;
+
+static void put_lent(struct lsm_batch *b, const uint8_t *key, size_t key_len, const uint8_t *value,
+                     size_t len, size_t head)
+{
+    assert(head <= len && len <= sizeof lent.bytes - lent.used);
+    uint8_t *rest = lent.bytes + lent.used;
+    lent.used += len - head;
+    memcpy(rest, value + head, len - head);
+    lsm_batch_put_lent(b, key, key_len, value, head, rest, len - head);
+}
 
 static void change(struct run *r, struct lsm_batch *b, struct model *next, unsigned i)
 {
@@ -39,6 +56,8 @@ static void change(struct run *r, struct lsm_batch *b, struct model *next, unsig
     make_value(value, sum, len);
     if (is_merge)
         lsm_batch_merge(b, key, key_len, value, len);
+    else if (sum & 1)
+        put_lent(b, key, key_len, value, len, sum / 2 % 9);
     else
         lsm_batch_put(b, key, key_len, value, len);
     if (is_merge && m->exists) {
@@ -84,6 +103,7 @@ static void fill_batch(struct run *r, struct lsm_batch *b, struct model *next)
     uint64_t number = r->base + r->count + 1;
     uint8_t key[KEY_BYTES], value[8];
 
+    lent.used = 0;
     for (unsigned k = 0; k < n; k++) {
         unsigned i = (unsigned)below(r, r->profile->keys);
         if (single)

@@ -247,6 +247,64 @@ static void test_batch(void **unused)
     env_mem_free(env);
 }
 
+/* Values of which a batch has only the beginning: large, small, as a whole, in the log, and out of it again. */
+static void test_lent(void **unused)
+{
+    (void)unused;
+    static const size_t lens[] = {100, 4095, 4096, 16383, 16384, 16385, 70000, 3u << 20};
+    static const size_t heads[] = {0, 8, 99};
+    const size_t n = sizeof lens / sizeof lens[0];
+    struct env *env = env_mem_new();
+    struct lsm *db = open_store(env, LSM_CREATE);
+    struct lsm_batch *b;
+    struct lsm_value v;
+    uint8_t *values[sizeof lens / sizeof lens[0]];
+    char key[16];
+    for (size_t i = 0; i < n; i++) {
+        values[i] = malloc(lens[i]);
+        assert_non_null(values[i]);
+        fill(values[i], lens[i], (unsigned)i);
+    }
+    assert_int_equal(lsm_batch_new(&b), 0);
+    for (unsigned h = 0; h < 3; h++) {
+        for (size_t i = 0; i < n; i++) {
+            (void)snprintf(key, sizeof key, "k%u%zu", h, i);
+            lsm_batch_put_lent(b, key, strlen(key), values[i], heads[h], values[i] + heads[h],
+                               lens[i] - heads[h]);
+            lsm_batch_put(b, key, 2, "small", 5);
+        }
+        assert_true(lsm_batch_bytes(b) > 3u << 20);
+        assert_int_equal(lsm_commit(db, b, 0), 0);
+        lsm_batch_clear(b);
+    }
+    lsm_batch_put_lent(b, "all", 3, values[4], lens[4], NULL, 0);
+    lsm_batch_put_lent(b, "over", 4, NULL, 0, values[2], lens[2]);
+    lsm_batch_put_lent(b, "over", 4, "x", 1, values[0], 0); /* the later one counts */
+    assert_int_equal(lsm_commit(db, b, 0), 0);
+    lsm_batch_clear(b);
+    lsm_batch_put_lent(b, "k", 1, values[0], 1, values[7],
+                       LSM_VALUE_MAX); /* longer than a value may be: not read */
+    assert_int_equal(lsm_commit(db, b, 0), -E2BIG);
+    lsm_batch_free(b);
+    for (unsigned round = 0; round < 2; round++) {
+        for (unsigned h = 0; h < 3; h++)
+            for (size_t i = 0; i < n; i++) {
+                (void)snprintf(key, sizeof key, "k%u%zu", h, i);
+                check(db, key, NULL, lens[i], (unsigned)i);
+            }
+        check(db, "all", NULL, lens[4], 4);
+        assert_int_equal(lsm_get(db, "over", 4, NULL, 0, &v), 0);
+        assert_true(v.len == 1 && *(const char *)v.data == 'x');
+        lsm_value_release(&v);
+        assert_int_equal(lsm_close(db), 0);
+        db = open_store(env, 0);
+    }
+    assert_int_equal(lsm_close(db), 0);
+    env_mem_free(env);
+    for (size_t i = 0; i < n; i++)
+        free(values[i]);
+}
+
 /* Beside a large value the other changes of a batch stay what they are, also when they come out of the log again. */
 static void test_batch_replayed(void **unused)
 {
@@ -830,6 +888,7 @@ int main(void)
         cmocka_unit_test(test_header),
         cmocka_unit_test(test_sizes),
         cmocka_unit_test(test_batch),
+        cmocka_unit_test(test_lent),
         cmocka_unit_test(test_batch_replayed),
         cmocka_unit_test(test_nowait),
         cmocka_unit_test(test_collection),

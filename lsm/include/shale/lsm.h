@@ -181,6 +181,13 @@ void lsm_batch_clear(struct lsm_batch *batch);
  */
 void lsm_batch_put(struct lsm_batch *batch, const void *key, size_t key_len, const void *value,
                    size_t value_len);
+/*
+ * The value is `head` and after it `lent`, which is not copied: it stays where it is, unchanged, until the batch was
+ * cleared, freed or committed for the last time. A value that goes to a blob file is then written from there. For values
+ * of 16 KiB and more; for less a copy is cheaper.
+ */
+void lsm_batch_put_lent(struct lsm_batch *batch, const void *key, size_t key_len, const void *head,
+                        size_t head_len, const void *lent, size_t lent_len);
 void lsm_batch_delete(struct lsm_batch *batch, const void *key, size_t key_len);
 void lsm_batch_merge(struct lsm_batch *batch, const void *key, size_t key_len, const void *operand,
                      size_t operand_len);
@@ -193,7 +200,8 @@ void lsm_batch_merge(struct lsm_batch *batch, const void *key, size_t key_len, c
 void lsm_batch_delete_range(struct lsm_batch *batch, const void *start, size_t start_len, const void *end,
                             size_t end_len, const void *route_key, size_t route_key_len);
 unsigned lsm_batch_count(const struct lsm_batch *batch);
-size_t lsm_batch_bytes(const struct lsm_batch *batch); /* what it takes in memory, and at most in the log */
+size_t lsm_batch_bytes(
+    const struct lsm_batch *batch); /* what it has in memory, lent or not, and at most in the log */
 /* What it takes in the log of this store: large values go past it. */
 size_t lsm_batch_log_bytes(const struct lsm *db, const struct lsm_batch *batch);
 
