@@ -102,6 +102,15 @@ static int open_file(const char *path, int flags)
     return fd;
 }
 
+/* With what no compression can make smaller, and no two files share. */
+static void fill(struct job *j, uint64_t len)
+{
+    for (uint64_t at = 0; at < len; at += 8) {
+        uint64_t v = draw(j);
+        memcpy(j->buffer + at, &v, len - at < 8 ? len - at : 8);
+    }
+}
+
 static void close_file(int fd, const char *path)
 {
     if (close(fd))
@@ -137,7 +146,8 @@ static void write_files(struct job *j, int flags, bool sync)
     for (uint64_t i = 0; i < j->files; i++) {
         path_of(j, "f", i, path);
         int fd = open_file(path, flags);
-        write_all(fd, j->buffer + i % 512, j->bytes, path);
+        fill(j, j->bytes);
+        write_all(fd, j->buffer, j->bytes, path);
         if (sync && fsync(fd))
             fail("fsync %s", path);
         close_file(fd, path);
