@@ -551,6 +551,36 @@ static void test_full_disk(void **unused)
     store_close(&s);
 }
 
+static void make_tables(struct store *s, unsigned tables)
+{
+    for (unsigned i = 0; i < tables; i++) {
+        for (unsigned n = 0; n < 20; n++)
+            assert_int_equal(put(s, i * 20 + n, 0), 0);
+        assert_int_equal(lsm_flush(s->db), 0);
+        usleep(10000);
+    }
+}
+
+/* While writers are fast, level 0 is compacted at 10 tables, not at 4. Once they are not, what was put off is done. */
+static void test_busy(void **unused)
+{
+    (void)unused;
+    struct store s;
+    store_open(&s, 64 * KIB);
+    make_tables(&s, 60); /* is seen to be fast after 250 ms */
+    struct lsm_shard_stats before = *shard_stats(&s);
+    make_tables(&s, 60);
+    const struct lsm_shard_stats *after = shard_stats(&s);
+    uint64_t flushes = after->flushes - before.flushes, compactions = after->compactions - before.compactions;
+    assert_true(flushes >= 60 && compactions > 0 && 8 * compactions <= flushes);
+    make_tables(&s, 5);
+    unsigned waited_ms = 0;
+    for (; shard_stats(&s)->files[0] >= 4 && waited_ms < 60000; waited_ms += 10)
+        usleep(10000);
+    assert_true(waited_ms < 60000);
+    store_close(&s);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -559,7 +589,7 @@ int main(void)
         cmocka_unit_test(test_settles),      cmocka_unit_test(test_follows),
         cmocka_unit_test(test_bound),        cmocka_unit_test(test_slow_compactions),
         cmocka_unit_test(test_slow_flushes), cmocka_unit_test(test_slow_log),
-        cmocka_unit_test(test_full_disk),
+        cmocka_unit_test(test_full_disk),    cmocka_unit_test(test_busy),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
