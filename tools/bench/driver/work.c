@@ -6,6 +6,7 @@
  *   written_bytes  what the process dirtied in files meanwhile (/proc/self/io), background work included once it
  *                  has come to rest, which is not in `seconds`
  *   kept_bytes     blocks of all files of the store afterwards
+ *   reserve_bytes  of these: set aside for a full disk, a file of ours that holds nothing
  *   live_bytes     keys and values that the store then holds
  */
 #include "bench.h"
@@ -139,6 +140,12 @@ static void add_blocks(int dirfd, const char *name, uint64_t *sum)
 
     if (!fstatat(dirfd, name, &st, AT_SYMLINK_NOFOLLOW))
         *sum += (uint64_t)st.st_blocks * 512;
+}
+
+static void add_reserve(int dirfd, const char *name, uint64_t *sum)
+{
+    if (!strcmp(name, "RESERVE"))
+        add_blocks(dirfd, name, sum);
 }
 
 static void drop_pages(int dirfd, const char *name, uint64_t *sum)
@@ -382,7 +389,7 @@ static void print_result(const struct bench *b, const struct work *k, const stru
                          double seconds, unsigned threads, uint64_t written)
 {
     static struct histogram h;
-    uint64_t ops = 0, bytes = 0, kept = 0;
+    uint64_t ops = 0, bytes = 0, kept = 0, reserve = 0;
     /* With "readwrite" only the reader counts. */
     unsigned counted = k->run == run_readwrite ? 1 : threads;
 
@@ -393,13 +400,15 @@ static void print_result(const struct bench *b, const struct work *k, const stru
         histogram_merge(&h, &all[i].latency);
     }
     each_file(b->c->dir, add_blocks, &kept);
+    each_file(b->c->dir, add_reserve, &reserve);
     printf("{\"engine\": \"%s\", \"work\": \"%s\", \"threads\": %u, \"value\": %zu, \"ops\": %lu, "
            "\"seconds\": %.6f, \"ops_per_second\": %.1f, \"p50_us\": %.2f, \"p99_us\": %.2f, "
            "\"p999_us\": %.2f, \"max_us\": %.2f, \"user_bytes\": %lu, \"written_bytes\": %lu, "
-           "\"kept_bytes\": %lu, \"live_bytes\": %lu}\n",
+           "\"kept_bytes\": %lu, \"reserve_bytes\": %lu, \"live_bytes\": %lu}\n",
            b->engine->name, k->name, threads, b->c->value_bytes, ops, seconds, (double)ops / seconds,
            histogram_at(&h, 0.5) / 1e3, histogram_at(&h, 0.99) / 1e3, histogram_at(&h, 0.999) / 1e3,
-           (double)h.max_ns / 1e3, bytes, written, kept, b->filled * (KEY_BYTES + b->c->value_bytes));
+           (double)h.max_ns / 1e3, bytes, written, kept, reserve,
+           b->filled * (KEY_BYTES + b->c->value_bytes));
     (void)fflush(stdout);
 }
 
