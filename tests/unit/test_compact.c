@@ -626,24 +626,30 @@ static int pick_from_l0(struct fixture *f, const struct shape *s, bool busy, boo
     return any;
 }
 
+/* Without deletes, which are a reason of their own. */
+static struct table_file *file_of_puts(struct shape *s, uint64_t smallest, uint64_t largest)
+{
+    struct table_file *t = fake_file(s, smallest, largest, 100000);
+    t->meta.deletes = 0;
+    return t;
+}
+
 static void test_busy_level0_waits_for_more(void **state)
 {
     struct fixture *f = *state;
     struct shape *s = calloc(1, sizeof *s);
     bool trivial;
     f->vs->table_bytes = f->vs->write_buffer_bytes = 1 << 20;
-    put_in(s, LSM_LEVELS - 1, fake_file(s, 0, 1000, 100000));
+    put_in(s, LSM_LEVELS - 1, file_of_puts(s, 0, 1000));
     while (s->count[0] < 12) {
-        struct table_file *t = fake_file(s, 0, 900, 100000);
-        t->meta.deletes = 0;
-        put_in(s, 0, t);
+        put_in(s, 0, file_of_puts(s, 0, 900));
         assert_int_equal(pick_from_l0(f, s, false, &trivial), s->count[0] >= 4);
         assert_int_equal(pick_from_l0(f, s, true, &trivial), s->count[0] >= 10);
     }
     assert_false(trivial);
     while (s->count[0] > 3)
         drop_fake(s->files[0][--s->count[0]]);
-    put_in(s, 0, fake_file(s, 2000, 3000, 100000)); /* to move it costs nothing, so it does not wait */
+    put_in(s, 0, file_of_puts(s, 2000, 3000)); /* to move it costs nothing, so it does not wait */
     assert_true(pick_from_l0(f, s, true, &trivial));
     assert_true(trivial);
     empty_level(s, 0);
