@@ -15,23 +15,26 @@
 #define BATCH_MEMORY_MAX (1u << 20)
 #define WORK_STEPS_MAX 10000u
 
-/* What the batch that is being filled does not hold itself. */
-static struct {
-    uint8_t bytes[BATCH_MEMORY_MAX + VALUE_MAX];
+/*
+ * What a batch does not hold itself. Each has its own: a commit is interrupted, and what goes on after the crash commits
+ * batches before the first one is done.
+ */
+struct lent {
     size_t used;
-} lent;
+    uint8_t bytes[BATCH_MEMORY_MAX + VALUE_MAX];
+};
 
-static void put_lent(struct lsm_batch *b, const uint8_t *key, size_t key_len, const uint8_t *value,
-                     size_t len, size_t head)
+static void put_lent(struct lsm_batch *b, struct lent *lent, const uint8_t *key, size_t key_len,
+                     const uint8_t *value, size_t len, size_t head)
 {
-    assert(head <= len && len <= sizeof lent.bytes - lent.used);
-    uint8_t *rest = lent.bytes + lent.used;
-    lent.used += len - head;
+    assert(head <= len && len <= sizeof lent->bytes - lent->used);
+    uint8_t *rest = lent->bytes + lent->used;
+    lent->used += len - head;
     memcpy(rest, value + head, len - head);
     lsm_batch_put_lent(b, key, key_len, value, head, rest, len - head);
 }
 
-static void change(struct run *r, struct lsm_batch *b, struct model *next, unsigned i)
+static void change(struct run *r, struct lsm_batch *b, struct lent *lent, struct model *next, unsigned i)
 {
     static uint8_t value[VALUE_MAX];
     uint8_t key[KEY_BYTES];
@@ -57,7 +60,7 @@ static void change(struct run *r, struct lsm_batch *b, struct model *next, unsig
     if (is_merge)
         lsm_batch_merge(b, key, key_len, value, len);
     else if (sum & 1)
-        put_lent(b, key, key_len, value, len, sum / 2 % 9);
+        put_lent(b, lent, key, key_len, value, len, sum / 2 % 9);
     else
         lsm_batch_put(b, key, key_len, value, len);
     if (is_merge && m->exists) {
@@ -94,7 +97,7 @@ static void change_range(struct run *r, struct lsm_batch *b, struct model *next,
 }
 
 /* Of some shards or one; always with the number of the batch in a shard that it touches. */
-static void fill_batch(struct run *r, struct lsm_batch *b, struct model *next)
+static void fill_batch(struct run *r, struct lsm_batch *b, struct lent *lent, struct model *next)
 {
     unsigned shards = r->profile->options.shards, n = (unsigned)(1 + below(r, one_in(r, 8) ? 30 : 4));
     bool cold = r->profile->cold && below(r, 100) < r->profile->cold; /* all but the first shard are */
@@ -103,14 +106,13 @@ static void fill_batch(struct run *r, struct lsm_batch *b, struct model *next)
     uint64_t number = r->base + r->count + 1;
     uint8_t key[KEY_BYTES], value[8];
 
-    lent.used = 0;
     for (unsigned k = 0; k < n; k++) {
         unsigned i = (unsigned)below(r, r->profile->keys);
         if (single)
             i = i / shards * shards + home;
         if (i >= r->profile->keys)
             continue;
-        change(r, b, next, i);
+        change(r, b, lent, next, i);
         touched |= 1u << i % shards;
         if (below(r, 100 * n) < r->profile->ranges)
             change_range(r, b, next, home);
@@ -204,9 +206,16 @@ int run_batch(struct run *r, bool sync)
         return failed_with(r, err);
     struct model *next = state_at(r, r->count + 1);
     *next = r->states[r->count];
-    fill_batch(r, b, next);
+    proof_own_memory = true;
+    struct lent *lent = malloc(sizeof *lent); /* not proof_memory, which would clear all of it */
+    proof_own_memory = false;
+    if (!lent)
+        abort();
+    lent->used = 0;
+    fill_batch(r, b, lent, next);
     err = commit(r, b, sync ? LSM_SYNC : 0);
     lsm_batch_free(b);
+    free(lent);
     return failed_with(r, err);
 }
 
