@@ -16,6 +16,11 @@
 #define EXTENT_HEADER 8u /* le64 start */
 #define CHUNK EXTENT_MAX
 #define LENT_MIN (16u << 10) /* a write from which on it is not copied */
+/*
+ * What is longer is read where waiting is allowed, without a try. It would often come to nothing in the middle, where
+ * the system's readahead of blob files ends; and so long a read would hold up others from its CPU.
+ */
+#define READ_NOWAIT_MAX (128u << 10)
 #define RUN_MIN 8u /* extents in a row from which on one range delete takes less than a delete for each */
 
 static_assert((EXTENT_MAX & (EXTENT_MAX - 1)) == 0 && EXTENT_MAX % EXTENT_BLOCK == 0, "chunks are aligned");
@@ -117,6 +122,8 @@ int extent_read(struct lsm *db, const struct inode *ino, uint64_t off, uint8_t *
     uint64_t at = off; /* up to here buf is filled */
     struct scan s;
     struct extent x;
+    if (nowait_on() && len > READ_NOWAIT_MAX)
+        return -EAGAIN;
     int r = scan_open(&s, db, ino->attr.id, off, chunk_ceil(end));
     if (r < 0)
         return r;

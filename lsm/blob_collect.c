@@ -349,7 +349,7 @@ int blob_move(void *shard, uint8_t *pointer, size_t *len)
         goto out;
     b->budget -= blob_disk_bytes(p.length);
     data = malloc(p.length);
-    err = data ? blob_read(f, &p, 0, p.length, false, data) : -ENOMEM;
+    err = data ? blob_read(f, &p, 0, p.length, 0, data) : -ENOMEM;
     if (err ==
         -EIO) { /* whoever reads the value is told the same; everything else of the file can stay where it is */
         f->unreadable = true;

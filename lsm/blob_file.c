@@ -239,44 +239,45 @@ int blob_extents_write(struct blob_file *f, const struct blob_value *values, uns
 
 /* ---- reading ---- */
 
-static int bad(const struct blob_file *f, bool quiet, uint64_t offset, const char *what)
+static int bad(const struct blob_file *f, unsigned how, uint64_t offset, const char *what)
 {
-    if (!quiet)
+    if (!(how & BLOB_QUIET))
         (void)logger_corrupt(f->log, f->path, offset, "%s", what);
     return -EBADMSG;
 }
 
-static int read_exactly(struct blob_file *f, void *buf, size_t len, uint64_t offset, bool quiet)
+static int read_exactly(struct blob_file *f, void *buf, size_t len, uint64_t offset, unsigned how)
 {
     if (!f->file)
-        return bad(f, quiet, offset, "the blob file is missing, and a value in it with it");
-    ssize_t n = env_pread(f->file, buf, len, offset);
+        return bad(f, how, offset, "the blob file is missing, and a value in it with it");
+    ssize_t n = how & BLOB_NOWAIT ? env_pread_nowait(f->file, buf, len, offset)
+                                  : env_pread(f->file, buf, len, offset);
     if (n < 0)
         return (int)n;
-    return (size_t)n == len ? 0 : bad(f, quiet, offset, "the file ends inside a value");
+    return (size_t)n == len ? 0 : bad(f, how, offset, "the file ends inside a value");
 }
 
 static int verify_chunks(const struct blob_file *f, const struct blob_pointer *p, uint32_t first,
-                         uint32_t count, const uint8_t *sums, const uint8_t *data, bool quiet)
+                         uint32_t count, const uint8_t *sums, const uint8_t *data, unsigned how)
 {
     for (uint32_t i = 0; i < count; i++) {
         uint64_t is =
             checksum_at(f, p, first + i, data + (size_t)i * BLOB_CHUNK_BYTES, chunk_len(p, first + i));
         if (get_le64(sums + (size_t)8 * i) != is && !mutant("checksum of a blob ignored"))
-            return bad(f, quiet, blob_data_offset(p) + (uint64_t)(first + i) * BLOB_CHUNK_BYTES,
+            return bad(f, how, blob_data_offset(p) + (uint64_t)(first + i) * BLOB_CHUNK_BYTES,
                        "the checksum of a value does not match");
     }
     return 0;
 }
 
-int blob_extent_read(struct blob_file *f, const struct blob_pointer *p, bool quiet, uint8_t **extent)
+int blob_extent_read(struct blob_file *f, const struct blob_pointer *p, unsigned how, uint8_t **extent)
 {
     size_t len = blob_disk_bytes(p->extent_bytes);
     uint32_t n = blob_chunks(p->extent_bytes);
     uint8_t *buf = malloc(len);
-    int err = buf ? read_exactly(f, buf, len, p->offset, quiet) : -ENOMEM;
+    int err = buf ? read_exactly(f, buf, len, p->offset, how) : -ENOMEM;
     if (!err)
-        err = verify_chunks(f, p, 0, n, buf, buf + (size_t)8 * n, quiet);
+        err = verify_chunks(f, p, 0, n, buf, buf + (size_t)8 * n, how);
     if (err)
         free(buf);
     else
@@ -284,7 +285,7 @@ int blob_extent_read(struct blob_file *f, const struct blob_pointer *p, bool qui
     return err;
 }
 
-int blob_read(struct blob_file *f, const struct blob_pointer *p, uint32_t from, uint32_t len, bool quiet,
+int blob_read(struct blob_file *f, const struct blob_pointer *p, uint32_t from, uint32_t len, unsigned how,
               void *buf)
 {
     assert(from <= p->length && len <= p->length - from);
@@ -308,11 +309,11 @@ int blob_read(struct blob_file *f, const struct blob_pointer *p, uint32_t from, 
     if (!own)
         return -ENOMEM;
     const uint8_t *data = whole ? buf : together ? own + (data_at - sums_at) : own + sums_len;
-    int err = read_exactly(f, own, together ? need : sums_len, sums_at, quiet);
+    int err = read_exactly(f, own, together ? need : sums_len, sums_at, how);
     if (!err && !together)
-        err = read_exactly(f, whole ? buf : own + sums_len, data_len, data_at, quiet);
+        err = read_exactly(f, whole ? buf : own + sums_len, data_len, data_at, how);
     if (!err)
-        err = verify_chunks(f, p, first, last - first + 1, own, data, quiet);
+        err = verify_chunks(f, p, first, last - first + 1, own, data, how);
     if (!err && !whole)
         memcpy(buf, data + skip, len);
     free(own);

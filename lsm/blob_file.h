@@ -82,11 +82,15 @@ struct blob_value {
 /* Writes values whose pointers are set, each right behind the one before: checksums and bytes. One call to the system. */
 int blob_extents_write(struct blob_file *f, const struct blob_value *values, unsigned count);
 
+/* How to read. */
+#define BLOB_QUIET 1u  /* damage is no line in the log: the caller has its own */
+#define BLOB_NOWAIT 2u /* -EAGAIN unless the system has it in memory */
+
 /*
  * Reads [from, from + len) of what the pointer means into buf, verifying the chunks that this touches and no
- * more. The range must lie inside. -EIO: they are not what was written, with a line in the log unless `quiet`.
+ * more. The range must lie inside. -EIO: they are not what was written, with a line in the log unless BLOB_QUIET.
  */
-int blob_read(struct blob_file *f, const struct blob_pointer *p, uint32_t from, uint32_t len, bool quiet,
+int blob_read(struct blob_file *f, const struct blob_pointer *p, uint32_t from, uint32_t len, unsigned how,
               void *buf);
 
 /*
@@ -94,6 +98,6 @@ int blob_read(struct blob_file *f, const struct blob_pointer *p, uint32_t from, 
  * recovery, which writes it again. -EBADMSG: it is not what was written, or the file ends in it, or is missing. Any
  * other error, -EIO too, is of reading it, and says nothing about what is there.
  */
-int blob_extent_read(struct blob_file *f, const struct blob_pointer *p, bool quiet, uint8_t **extent);
+int blob_extent_read(struct blob_file *f, const struct blob_pointer *p, unsigned how, uint8_t **extent);
 
 #endif

@@ -6,6 +6,11 @@
 #include <errno.h>
 #include <stdlib.h>
 
+/*
+ * As much as a FUSE request has: of values of 32 KiB the kernel would read 128 KiB ahead by itself.
+ */
+#define READ_AHEAD_BYTES (1u << 20)
+
 static void release_memory(void *pin, void *pin2)
 {
     (void)pin2;
@@ -28,6 +33,27 @@ int blob_value_len(struct lsm *db, const uint8_t *pointer, size_t pointer_len, s
     return 0;
 }
 
+void blob_walk_to(struct blob_walk *w, const struct version *v, const uint8_t *pointer, size_t pointer_len)
+{
+    struct blob_pointer p;
+    if (blob_pointer_decode(pointer, pointer_len, &p)) /* blob_load tells */
+        return;
+    struct blob_file *f = version_blob(v, p.number);
+    if (!f) /* another version knows it */
+        return;
+    const uint64_t end = p.offset + blob_disk_bytes(p.extent_bytes);
+    const bool follows = p.number == w->number && p.offset == w->end;
+    if (!follows)
+        w->told = 0;
+    if (follows && f->file && end + READ_AHEAD_BYTES / 2 > w->told) {
+        const uint64_t from = w->told > p.offset ? w->told : p.offset;
+        w->told = end + READ_AHEAD_BYTES;
+        env_read_ahead(f->file, from, w->told - from);
+    }
+    w->number = p.number;
+    w->end = end;
+}
+
 int blob_load(struct lsm *db, const struct version *v, const uint8_t *pointer, size_t pointer_len,
               struct blob_part part, unsigned flags, struct lsm_value *out, size_t *total)
 {
@@ -43,24 +69,23 @@ int blob_load(struct lsm *db, const struct version *v, const uint8_t *pointer, s
     *out = (struct lsm_value){0};
     if (!part.len)
         return 0;
-    if (flags & LSM_NOWAIT)
-        return -EAGAIN;
-    count_add(&db->blob_reads, 1);
-    count_add(&db->blob_bytes_read, part.len);
+    const unsigned how = flags & LSM_NOWAIT ? BLOB_NOWAIT : 0;
     if (part.len == p.extent_bytes) { /* where it lies in the buffer it is handed out */
-        int err = blob_extent_read(f, &p, false, &buf);
+        int err = blob_extent_read(f, &p, how, &buf);
         if (err)
             return err == -EBADMSG ? -EIO : err;
         out->data = buf + (size_t)8 * blob_chunks(p.extent_bytes);
     } else {
         buf = malloc(part.len);
-        int err = buf ? blob_read(f, &p, (uint32_t)part.offset, (uint32_t)part.len, false, buf) : -ENOMEM;
+        int err = buf ? blob_read(f, &p, (uint32_t)part.offset, (uint32_t)part.len, how, buf) : -ENOMEM;
         if (err) {
             free(buf);
             return err;
         }
         out->data = buf;
     }
+    count_add(&db->blob_reads, 1);
+    count_add(&db->blob_bytes_read, part.len);
     out->len = part.len;
     out->pin = buf;
     out->release = release_memory;

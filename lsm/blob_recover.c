@@ -56,7 +56,7 @@ static int check_value(struct blob_recovery *r, const struct blob_pointer *p, bo
     }
     if (p->offset + blob_disk_bytes(p->extent_bytes) > blob_file_bytes(f))
         return 0;
-    int err = blob_extent_read(f, p, true, &extent);
+    int err = blob_extent_read(f, p, BLOB_QUIET, &extent);
     if (err) /* what can't be read is no end of the log: it may be there */
         return err == -EBADMSG ? 0 : err;
     if (r->rewrite && !mutant("recovery does not rewrite the blobs"))

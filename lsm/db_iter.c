@@ -42,7 +42,8 @@ struct lsm_iter {
     struct buffer value; /* when the value had to be copied or folded */
     struct buffer spare;
     struct lsm_value loaded; /* out of a blob file */
-    bool keys;               /* LSM_KEYS: no value is loaded but to be folded */
+    struct blob_walk walk;
+    bool keys; /* LSM_KEYS: no value is loaded but to be folded */
     unsigned flags;
     const uint8_t *value_at;
     size_t value_len;
@@ -204,9 +205,12 @@ static int load(struct lsm_iter *it, const uint8_t *pointer, size_t len)
     size_t total;
     int err = -ESTALE;
     lsm_value_release(&it->loaded);
-    for (unsigned i = 0; err == -ESTALE && i < it->view_count; i++)
+    for (unsigned i = 0; err == -ESTALE && i < it->view_count; i++) {
+        if (!(it->flags & LSM_NOWAIT))
+            blob_walk_to(&it->walk, it->views[i]->version, pointer, len);
         err = blob_load(it->db, it->views[i]->version, pointer, len, BLOB_WHOLE, it->flags, &it->loaded,
                         &total);
+    }
     if (err == -ESTALE) /* the views were current when the moment was fixed: they know every file of it */
         err = logger_corrupt(&it->db->log, it->db->path, 0, "an entry names a blob file that is not there");
     return err;

@@ -16,6 +16,7 @@
 #ifndef LSM_ENV_H
 #define LSM_ENV_H
 
+#include <errno.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -39,10 +40,13 @@ struct env_thread;
 
 struct env_file_ops {
     ssize_t (*pread)(struct env_file *f, void *buf, size_t len, uint64_t off);
+    ssize_t (*pread_nowait)(struct env_file *f, void *buf, size_t len,
+                            uint64_t off); /* NULL: always -EAGAIN */
     int (*pwritev)(struct env_file *f, const struct iovec *iov, int n, uint64_t off);
-    int (*sync)(struct env_file *f);                                   /* fdatasync */
-    void (*write_out)(struct env_file *f, uint64_t off, uint64_t len); /* NULL: does nothing */
-    int (*allocate)(struct env_file *f, uint64_t off, uint64_t len);   /* reserve blocks; grows size */
+    int (*sync)(struct env_file *f);                                    /* fdatasync */
+    void (*write_out)(struct env_file *f, uint64_t off, uint64_t len);  /* NULL: does nothing */
+    void (*read_ahead)(struct env_file *f, uint64_t off, uint64_t len); /* NULL: does nothing */
+    int (*allocate)(struct env_file *f, uint64_t off, uint64_t len);    /* reserve blocks; grows size */
     int (*truncate)(struct env_file *f, uint64_t len);
     int (*size)(struct env_file *f, uint64_t *out);
     int (*map)(struct env_file *f, uint64_t len);
@@ -108,6 +112,11 @@ static inline ssize_t env_pread(struct env_file *f, void *buf, size_t len, uint6
 {
     return f->ops->pread(f, buf, len, off);
 }
+/* len, if the system has all of it in memory; else -EAGAIN, whatever the reason: env_pread tells. */
+static inline ssize_t env_pread_nowait(struct env_file *f, void *buf, size_t len, uint64_t off)
+{
+    return f->ops->pread_nowait ? f->ops->pread_nowait(f, buf, len, off) : -EAGAIN;
+}
 /* Several ranges of several files at once; returns when all are done, whatever their results. */
 static inline void env_read_many(struct env *e, struct env_read *reads, unsigned n)
 {
@@ -141,6 +150,12 @@ static inline void env_write_out(struct env_file *f, uint64_t off, uint64_t len)
 {
     if (f->ops->write_out)
         f->ops->write_out(f, off, len);
+}
+/* These bytes will be read soon: a hint. */
+static inline void env_read_ahead(struct env_file *f, uint64_t off, uint64_t len)
+{
+    if (f->ops->read_ahead)
+        f->ops->read_ahead(f, off, len);
 }
 static inline int env_allocate(struct env_file *f, uint64_t off, uint64_t len)
 {

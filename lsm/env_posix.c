@@ -90,6 +90,13 @@ static ssize_t posix_pread(struct env_file *f, void *buf, size_t len, uint64_t o
     return (ssize_t)done;
 }
 
+static ssize_t posix_pread_nowait(struct env_file *f, void *buf, size_t len, uint64_t off)
+{
+    struct iovec v = {buf, len};
+    ssize_t n = preadv2(posix_of(f)->fd, &v, 1, (off_t)off, RWF_NOWAIT);
+    return n >= 0 && (size_t)n == len ? n : -EAGAIN;
+}
+
 /* Writes one chunk of vectors, which it consumes. */
 static int write_chunk(int fd, struct iovec *v, int n, uint64_t off)
 {
@@ -147,6 +154,11 @@ static int posix_sync(struct env_file *f) { return fdatasync(posix_of(f)->fd) ? 
 static void posix_write_out(struct env_file *f, uint64_t off, uint64_t len)
 {
     (void)sync_file_range(posix_of(f)->fd, (off_t)off, (off_t)len, SYNC_FILE_RANGE_WRITE);
+}
+
+static void posix_read_ahead(struct env_file *f, uint64_t off, uint64_t len)
+{
+    (void)posix_fadvise(posix_of(f)->fd, (off_t)off, (off_t)len, POSIX_FADV_WILLNEED);
 }
 
 static int posix_allocate(struct env_file *f, uint64_t off, uint64_t len)
@@ -359,9 +371,11 @@ static int posix_read_many_status(struct env *e)
 
 static const struct env_file_ops posix_file_ops = {
     .pread = posix_pread,
+    .pread_nowait = posix_pread_nowait,
     .pwritev = posix_pwritev,
     .sync = posix_sync,
     .write_out = posix_write_out,
+    .read_ahead = posix_read_ahead,
     .allocate = posix_allocate,
     .truncate = posix_truncate,
     .size = posix_size,

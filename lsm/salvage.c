@@ -241,7 +241,7 @@ static int read_base(struct run *r)
     struct blob_file *f =
         blob_pointer_decode(r->base, r->base_len, &p) ? NULL : r->s->blob(r->s->blob_arg, p.number);
     uint8_t *value = f ? malloc((size_t)p.length + 1) : NULL;
-    int err = !f ? -EIO : value ? blob_read(f, &p, 0, p.length, true, value) : -ENOMEM;
+    int err = !f ? -EIO : value ? blob_read(f, &p, 0, p.length, BLOB_QUIET, value) : -ENOMEM;
     if (!err && r->operand_count) {
         uint8_t *pointer = r->base;
         r->base = value;

@@ -120,7 +120,7 @@ static int verify_value(struct verifier *v, const struct vset *vs, const uint8_t
     uint8_t *value = malloc((size_t)p.length + 1);
     if (!value)
         return -ENOMEM;
-    int err = f ? blob_read(f, &p, 0, p.length, true, value) : -EIO;
+    int err = f ? blob_read(f, &p, 0, p.length, BLOB_QUIET, value) : -EIO;
     free(value);
     v->out->blob_values++;
     if (!err) {

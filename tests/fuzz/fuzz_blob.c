@@ -33,14 +33,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     fuzz_check(blob_file_open(env, "", &silent, &meta, false, &f) == 0);
     (void)blob_file_check_header(f);
     p.number = 7;
-    int err = blob_extent_read(f, &p, false, &extent);
+    int err = blob_extent_read(f, &p, 0, &extent);
     fuzz_check(err == 0 || err == -EBADMSG);
     if (!err)
         free(extent);
     uint8_t *value = malloc((size_t)p.length + 1);
     fuzz_check(value != NULL);
     uint32_t from = p.length / 3, rest = p.length - from;
-    err = blob_read(f, &p, from, rest, false, value);
+    err = blob_read(f, &p, from, rest, 0, value);
     fuzz_check(err == 0 || err == -EIO);
     free(value);
     blob_file_free(f);

@@ -129,9 +129,16 @@ static inline void faulty_close(struct env_file *f)
     free(f);
 }
 static const struct env_file_ops faulty_file_ops = {
-    faulty_pread,     faulty_pwritev,      faulty_sync,  NULL,
-    faulty_allocate,  faulty_truncate,     faulty_size,  faulty_map,
-    faulty_map_store, faulty_map_populate, faulty_close,
+    .pread = faulty_pread,
+    .pwritev = faulty_pwritev,
+    .sync = faulty_sync,
+    .allocate = faulty_allocate,
+    .truncate = faulty_truncate,
+    .size = faulty_size,
+    .map = faulty_map,
+    .map_store = faulty_map_store,
+    .map_populate = faulty_map_populate,
+    .close = faulty_close,
 };
 
 static inline int faulty_open(struct env *e, const char *path, unsigned flags, struct env_file **out)
