@@ -1,14 +1,14 @@
 /*
  * disk.c - rehearse_disk: a disk with a volatile write cache, whose power can be cut.
  *
- *   rehearse_disk DIRECTORY BYTES [--lie]
+ *   rehearse_disk DIRECTORY BYTES SECTOR [--lie]
  *
  * Mounts (FUSE) at DIRECTORY; a loop device over its file `image` is the disk. In memory it keeps the image and, for
  * each write since the last flush (FSYNC; the loop driver sends one for every flush of the filesystem above),
  * what was there before. `ctl` takes commands, one a write:
  *
  *   cut SEED DIRECTORY   the power goes: this process forks, which is the moment; in the child each unflushed write is
- *                        kept, dropped or torn at sectors of 512 bytes, as SEED decides, and the
+ *                        kept, dropped or torn between sectors of SECTOR bytes, as SEED decides, and the
  *                        outcome is mounted at DIRECTORY, as another such disk. The original goes on.
  *   fail                 every write and flush is EIO from now on
  *   heal                 no more
@@ -37,7 +37,6 @@
 #include <time.h>
 #include <unistd.h>
 
-#define SECTOR_BYTES 512u
 #define CACHE_BYTES_MAX (192u << 20) /* then the oldest writes reach the medium by themselves */
 #define COMMAND_MAX 4096u
 
@@ -53,7 +52,7 @@ struct unflushed {
 
 static struct disk {
     unsigned char *image;
-    size_t bytes;
+    size_t bytes, sector;
     struct unflushed *newest, *oldest;
     size_t cached;
     bool lie, fail;
@@ -130,15 +129,17 @@ static void lose_power(uint64_t seed)
         const struct unflushed *u = disk.oldest;
         bool tears;
         x = mix(x);
-        tears = keep > 0 && keep < 100 && x % 8 == 0 && u->len > SECTOR_BYTES;
+        tears = keep > 0 && keep < 100 && x % 8 == 0 && u->len > disk.sector;
         if (tears)
             disk.torn++;
         else if ((x >> 8) % 100 < keep)
             disk.kept++;
         else
             disk.dropped++;
-        for (size_t at = 0; at < u->len; at += SECTOR_BYTES) {
-            size_t n = u->len - at < SECTOR_BYTES ? u->len - at : SECTOR_BYTES;
+        for (size_t at = 0, n; at < u->len; at += n) {
+            n = disk.sector - (u->offset + at) % disk.sector;
+            if (n > u->len - at)
+                n = u->len - at;
             if (tears ? (x = mix(x)) & 1 : (x >> 8) % 100 < keep)
                 memcpy(disk.image + u->offset + at, u->bytes + u->len + at, n);
         }
@@ -343,14 +344,15 @@ int main(int argc, char **argv)
     pid_t child;
     char byte;
 
-    if (argc == 4 && strcmp(argv[3], "--lie") == 0)
+    if (argc == 5 && strcmp(argv[4], "--lie") == 0)
         disk.lie = true;
-    else if (argc != 3) {
-        fprintf(stderr, "usage: rehearse_disk DIRECTORY BYTES [--lie]\n");
+    disk.sector = argc > 3 ? strtoull(argv[3], NULL, 0) : 0;
+    if (argc != 4 + disk.lie || disk.sector < 512 || (disk.sector & (disk.sector - 1)) != 0) {
+        fprintf(stderr, "usage: rehearse_disk DIRECTORY BYTES SECTOR [--lie]\n");
         return 2;
     }
     signal(SIGCHLD, SIG_IGN); /* cuts end when they are unmounted */
-    disk.bytes = strtoull(argv[2], NULL, 0) / SECTOR_BYTES * SECTOR_BYTES;
+    disk.bytes = strtoull(argv[2], NULL, 0) / disk.sector * disk.sector;
     disk.image =
         mmap(NULL, disk.bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (disk.image == MAP_FAILED || pipe2(ends, O_CLOEXEC) < 0 || (child = fork()) < 0) {

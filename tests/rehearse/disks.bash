@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # disks.bash - disks for rehearsals: real block devices (loop) over a rehearse_disk, and filesystems on them.
 #
-#   disk_start DIRECTORY MIB [--lie]    a disk served at DIRECTORY
+#   disk_start DIRECTORY TYPE [--lie]   a disk served at DIRECTORY, for that type of filesystem
 #   disk_cut DIRECTORY NEW SEED         its power goes; what is left is the disk at NEW. False if that failed
 #   disk_info DIRECTORY NAME            what `info` says
-#   loop_on FILE                        sets LOOP to a loop device over it
+#   loop_on FILE [SECTOR]               sets LOOP to a loop device over it
 #   loop_off LOOP
 #   disk_mount DIRECTORY TYPE MOUNT     mounts the filesystem on the disk; sets LOOP. False if it does not mount
 #   disk_end DIRECTORY MOUNT LOOP       unmounts all of that
@@ -40,9 +40,15 @@ disk_mib() { # TYPE
     esac
 }
 
-disk_start() { # DIRECTORY MIB [--lie]
+# Where a write may be torn. XFS needs blocks of its directories whole: recovery takes one for newer than the log by its
+# beginning, and if its end is older it finds the checksum wrong and does not mount. So it gets a disk of 4 KiB sectors.
+disk_sector() { # TYPE
+    [ "$1" = xfs ] && echo 4096 || echo 512
+}
+
+disk_start() { # DIRECTORY TYPE [--lie]
     mkdir -p "$1"
-    "$HELPERS/rehearse_disk" "$1" $(($2 << 20)) "${@:3}" >>"$LOG" 2>&1 || fail "rehearse_disk at $1"
+    "$HELPERS/rehearse_disk" "$1" $(($(disk_mib "$2") << 20)) "$(disk_sector "$2")" "${@:3}" >>"$LOG" 2>&1 || fail "rehearse_disk at $1"
 }
 
 disk_cut() { # DIRECTORY NEW SEED
@@ -53,10 +59,10 @@ disk_cut() { # DIRECTORY NEW SEED
 disk_info() { sed -n "s/^$2=//p" "$1/info"; } # DIRECTORY NAME
 
 # Another process may take the free device that losetup found: it tries again.
-loop_on() { # FILE
+loop_on() { # FILE [SECTOR]
     local i
     for ((i = 0; i < 50; i++)); do
-        LOOP=$(losetup -f --show "$1" 2>>"$LOG") && break
+        LOOP=$(losetup -f --show -b "${2:-512}" "$1" 2>>"$LOG") && break
         sleep 0.05
     done
     [ -n "$LOOP" ] || fail "no loop device for $1"
@@ -81,7 +87,7 @@ disk_mount() { # DIRECTORY TYPE MOUNT [OPTIONS]
     local options=noatime${4:+,$4}
     [ "$2" != xfs ] || options+=,nouuid
     mkdir -p "$3"
-    loop_on "$1/image"
+    loop_on "$1/image" "$(disk_sector "$2")"
     mount -t "$2" -o "$options" "$LOOP" "$3" >>"$LOG" 2>&1
 }
 

@@ -187,7 +187,10 @@ static void pause_ns(long ns)
     nanosleep(&t, NULL);
 }
 
-/* Linux ends a request with EIO that the daemon was just taking or answering when it was killed (fs/fuse/dev.c). */
+/*
+ * Linux ends a request with EIO that the daemon was just taking or answering when it was killed (fs/fuse/dev.c); over io_uring with
+ * ECANCELED (fs/fuse/dev_uring.c).
+ */
 static bool is_dying(const struct plan *p, const struct writer *w)
 {
     struct statvfs st;
@@ -205,7 +208,7 @@ static bool died(int rc, const struct plan *p, const struct writer *w)
 {
     if (rc == -ENOTCONN || rc == -ECONNABORTED || (p->may_fail && (rc == -EIO || rc == -EROFS)))
         return true;
-    return rc == -EIO && is_dying(p, w);
+    return (rc == -EIO || rc == -ECANCELED) && is_dying(p, w);
 }
 
 /* A refusal that changed nothing, and that is no surprise. */
