@@ -35,6 +35,12 @@
 #define WAKE_SIGNAL SIGUSR1
 #define WAKE_AGAIN_NS 2000000L
 
+struct worker {
+    struct classic *owner;
+    void *buffer; /* made before the thread: one that has started serves */
+    pthread_t thread;
+};
+
 struct classic {
     struct transport *transport;
     struct slow *slow;
@@ -44,7 +50,7 @@ struct classic {
     uint64_t requests; /* atomic */
     uint64_t deferred; /* atomic */
     unsigned workers;
-    pthread_t thread[WORKERS_MAX];
+    struct worker worker[WORKERS_MAX];
 };
 
 struct deferred {
@@ -120,19 +126,16 @@ static bool serve_one(struct classic *c, void *buffer)
     return false;
 }
 
-static void *worker(void *arg)
+static void *worker_main(void *arg)
 {
-    struct classic *c = arg;
+    const struct worker *w = arg;
+    struct classic *c = w->owner;
     struct transport *t = c->transport;
-    void *buffer = malloc(c->buffer_bytes);
 
     pthread_setname_np(pthread_self(), "fuse-dev");
     cpu_prompt();
-    if (!buffer)
-        log_write(LSM_LOG_ERROR, "no memory for the buffer of a worker thread");
-    while (buffer && !stopping(c) && serve_one(c, buffer))
+    while (!stopping(c) && serve_one(c, w->buffer))
         ;
-    free(buffer);
     __atomic_sub_fetch(&c->running, 1, __ATOMIC_ACQ_REL);
     if (!__atomic_load_n(&c->stop, __ATOMIC_ACQUIRE))
         transport_tell_ended(t);
@@ -160,19 +163,32 @@ static int prepare_wake_signal(void)
     return sigaction(WAKE_SIGNAL, &action, NULL) < 0 ? -errno : 0;
 }
 
+static int start_worker(struct classic *c)
+{
+    struct worker *w = &c->worker[c->workers];
+    int rc;
+
+    w->owner = c;
+    w->buffer = malloc(c->buffer_bytes);
+    if (!w->buffer)
+        return -ENOMEM;
+    __atomic_add_fetch(&c->running, 1, __ATOMIC_ACQ_REL);
+    rc = -pthread_create(&w->thread, NULL, worker_main, w);
+    if (rc < 0) {
+        __atomic_sub_fetch(&c->running, 1, __ATOMIC_ACQ_REL);
+        free(w->buffer);
+        return rc;
+    }
+    c->workers++;
+    return 0;
+}
+
 static int start_workers(struct classic *c, unsigned threads)
 {
     int rc = 0;
 
-    while (c->workers < threads) {
-        __atomic_add_fetch(&c->running, 1, __ATOMIC_ACQ_REL);
-        rc = -pthread_create(&c->thread[c->workers], NULL, worker, c);
-        if (rc < 0) {
-            __atomic_sub_fetch(&c->running, 1, __ATOMIC_ACQ_REL);
-            break;
-        }
-        c->workers++;
-    }
+    while (rc == 0 && c->workers < threads)
+        rc = start_worker(c);
     if (rc < 0 && c->workers > 0) /* fewer will do */
         log_write(LSM_LOG_WARNING, "only %u of %u worker threads could be started: %s", c->workers, threads,
                   strerror(-rc));
@@ -208,12 +224,14 @@ void classic_stop(struct classic *c)
     __atomic_store_n(&c->stop, true, __ATOMIC_RELEASE);
     while (!classic_ended(c)) {
         for (unsigned i = 0; i < c->workers; i++)
-            pthread_kill(c->thread[i],
+            pthread_kill(c->worker[i].thread,
                          WAKE_SIGNAL); /* a thread that has returned but is not joined takes it */
         nanosleep(&pause, NULL);
     }
-    for (unsigned i = 0; i < c->workers; i++)
-        pthread_join(c->thread[i], NULL);
+    for (unsigned i = 0; i < c->workers; i++) {
+        pthread_join(c->worker[i].thread, NULL);
+        free(c->worker[i].buffer);
+    }
     slow_free(c->slow);
     c->slow = NULL;
 }

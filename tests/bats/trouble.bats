@@ -81,3 +81,23 @@ elsewhere() { unshare --mount --propagation private -- bash -ec "$@"; }
     assert_output --partial '/dev/fuse does not exist'
     assert_not_exist "$STORE"
 }
+
+@test "with too little memory for its threads the daemon ends in time, and nothing hangs" {
+    require_root
+    require_fuse
+    local i status
+    for i in {1..12}; do
+        timeout -k 1 60 prlimit --as=$(((76 + i) << 20)) shalefs "$STORE" "$MNT" -f -o write_buffer=256K,memory=32M >"$LOG" 2>&1 &
+        DAEMON=$!
+        for _ in {1..600}; do
+            ! grep -q ' mounted on ' "$LOG" || break
+            kill -0 "$DAEMON" 2>/dev/null || break
+            sleep 0.05
+        done
+        kill "$DAEMON" 2>/dev/null || true
+        status=0
+        wait "$DAEMON" || status=$?
+        [ "$status" -le 1 ] || [ "$status" -eq 143 ] || fail "round $i: status $status: $(cat "$LOG")"
+        refute is_mounted "$MNT"
+    done
+}
