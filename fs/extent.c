@@ -46,6 +46,7 @@ struct scan {
     struct lsm_iter *it;
     fs_id id;
     uint64_t edge; /* end of the extent before, where known: none may begin before it */
+    bool owed;     /* a step forward, made when it is looked at: who stops there has read nothing for it */
 };
 
 /* For extents whose end is in (from, to]. */
@@ -73,6 +74,7 @@ static void scan_seek(struct scan *s, uint64_t off)
     struct key k = key_u64(s->id, KEY_EXTENT, off + 1);
     lsm_iter_seek(s->it, k.bytes, k.len);
     s->edge = 0;
+    s->owed = false;
 }
 
 /* To the last extent that ends at or before off. */
@@ -81,23 +83,29 @@ static void scan_seek_prev(struct scan *s, uint64_t off)
     struct key k = key_u64(s->id, KEY_EXTENT, off);
     lsm_iter_seek_prev(s->it, k.bytes, k.len);
     s->edge = 0;
+    s->owed = false;
 }
 
 static void scan_next(struct scan *s, const struct extent *at)
 {
+    assert(!s->owed);
     s->edge = at->end;
-    lsm_iter_next(s->it);
+    s->owed = true;
 }
 
 static void scan_prev(struct scan *s)
 {
+    assert(!s->owed);
     s->edge = 0;
     lsm_iter_prev(s->it);
 }
 
 /* 1: *x is where the scan stands; 0: there is none; or a negative errno. */
-static int scan_get(const struct scan *s, struct extent *x)
+static int scan_get(struct scan *s, struct extent *x)
 {
+    if (s->owed)
+        lsm_iter_next(s->it);
+    s->owed = false;
     if (!lsm_iter_valid(s->it))
         return lsm_iter_status(s->it);
     size_t key_len, len;
@@ -375,6 +383,10 @@ static int take_covered(struct edit *e, struct scan *s, struct span n, struct co
         c->start = start < c->start ? start : c->start;
         c->end = end > c->end ? end : c->end;
         c->bytes += (end < n.end ? end : n.end) - (start > n.start ? start : n.start);
+        if (end >= n.end) {
+            scan_next(s, &x);
+            break;
+        }
     }
     return r < 0 ? r : 0;
 }

@@ -53,7 +53,9 @@ static int list_dots(struct listing *l, uint64_t off)
         r = inode_view(l->fs, up, &info, &parent);
         attr = parent.ino.attr;
         inode_view_release(&parent);
-        if (r < 0)
+        if (r == -EIO) /* its damage is no reason not to list what is in here */
+            attr = (struct fs_attr){.mode = S_IFDIR};
+        else if (r < 0)
             return r;
     }
     attr.id = up;

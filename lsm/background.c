@@ -182,6 +182,8 @@ int shard_step(struct shard *s)
         look_around(s, result);
     } else { /* nothing will ever be flushed or compacted again */
         s->flush_failure = s->compact_failure = (struct failure){0};
+        s->busy = false; /* what has its time would come again and again */
+        s->look_ns = 0;
         shard_ended(s, SHARD_FLUSHES, result);
     }
     /* If all there was to do waits for its time, nothing has ended: whoever waits goes on waiting. */

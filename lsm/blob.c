@@ -95,10 +95,22 @@ int blob_prepare(struct shard *s)
 
 /* ---- writing ---- */
 
+/*
+ * Checksums of an extent depend on where it lies. So none begins where one began that was given back, or (but for
+ * a rare coincidence of lengths) behind it: that one may be on the medium, and after a power cut would pass for its successor of the same length.
+ */
+static uint64_t skip_gap(struct blob_file *f)
+{
+    if (!f->gap)
+        return 0;
+    f->gap = false;
+    return 1 + (f->given_back * 2654435761u >> 20); /* up to 4096, a different one each time */
+}
+
 /* Places in f, from its end on, for the first ones of these values: how many. The blob lock is held. */
 static unsigned take_places(struct blob_file *f, uint64_t file_max, struct blob_value *values, unsigned count)
 {
-    const uint64_t start = blob_file_bytes(f);
+    const uint64_t start = blob_file_bytes(f) + skip_gap(f);
     uint64_t at = start;
     unsigned n = 0;
     for (; n < count && n < BLOB_WRITE_VALUES; n++) {
@@ -209,8 +221,11 @@ void blob_unwrite(struct shard *s, const struct blob_value *v)
     struct shard_blobs *b = &s->blobs;
     const struct blob_pointer *p = &v->pointer;
     pthread_mutex_lock(&b->lock);
-    if (blob_file_bytes(v->file) == p->offset + blob_disk_bytes(p->extent_bytes))
+    if (blob_file_bytes(v->file) == p->offset + blob_disk_bytes(p->extent_bytes)) {
         __atomic_store_n(&v->file->bytes, p->offset, __ATOMIC_RELEASE);
+        v->file->given_back++;
+        v->file->gap = true;
+    }
     pthread_mutex_unlock(&b->lock);
     leave(v->file);
 }

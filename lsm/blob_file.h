@@ -32,6 +32,8 @@ struct blob_file {
     bool dirty;                   /* it is in the list of what the next sync has to bring to the medium */
     struct blob_file *dirty_next; /* holds a reference */
     struct blob_file *sync_next;  /* link of the list that is being synced */
+    unsigned given_back;          /* places */
+    bool gap;                     /* the next place is not to begin where one was given back */
     unsigned writers;             /* atomic: extents written, or being written, whose record is not in yet */
     lsn_t named_until;            /* atomic: no record at or above names anything in it */
 

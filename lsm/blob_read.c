@@ -44,10 +44,12 @@ void blob_walk_to(struct blob_walk *w, const struct version *v, const uint8_t *p
     const uint64_t end = p.offset + blob_disk_bytes(p.extent_bytes);
     const bool follows = p.number == w->number && p.offset == w->end;
     if (!follows)
-        w->told = 0;
-    if (follows && f->file && end + READ_AHEAD_BYTES / 2 > w->told) {
+        w->told = w->run = 0;
+    w->run += end - p.offset;
+    const uint64_t window = 2 * w->run < READ_AHEAD_BYTES ? 2 * w->run : READ_AHEAD_BYTES;
+    if (follows && f->file && end + window / 2 > w->told) {
         const uint64_t from = w->told > p.offset ? w->told : p.offset;
-        w->told = end + READ_AHEAD_BYTES;
+        w->told = end + window;
         env_read_ahead(f->file, from, w->told - from);
     }
     w->number = p.number;

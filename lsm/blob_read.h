@@ -32,6 +32,7 @@ int blob_load(struct lsm *db, const struct version *v, const uint8_t *pointer, s
 /* How far an iterator has come in a blob file, and up to where the system was told that it will read. */
 struct blob_walk {
     uint64_t number, end, told;
+    uint64_t run; /* bytes walked in a row: twice as much is asked for */
 };
 /* Before the value is loaded. From the second value in a row on the system is asked to read ahead. */
 void blob_walk_to(struct blob_walk *w, const struct version *v, const uint8_t *pointer, size_t pointer_len);

@@ -89,7 +89,7 @@ static int plan_large(struct lsm *db, struct plan *p)
         p->values[p->large_count].bytes[1] = (struct iovec){(void *)c->lent, c->lent_len};
         p->large[p->large_count++].change = i;
         p->payload_len -= c->value_len + (c->lent_len ? c->lent_len + VARINT_MAX : 0);
-        p->payload_len += BLOB_POINTER_MAX + VARINT_MAX;
+        p->payload_len += BLOB_POINTER_MAX; /* its length takes a byte, as little as any */
         c->type = ENTRY_BLOB;
         c->value_len = BLOB_POINTER_MAX;
         c->lent = NULL;

@@ -55,7 +55,7 @@
 #define TSAN 0
 #endif
 
-#define IOV_CHUNK 64 /* vectors per system call; the kernel's limit is 1024 */
+#define IOV_CHUNK 128 /* vectors per system call; the kernel's limit is 1024, a write of blobs has 96 */
 
 struct posix_file {
     struct env_file base;

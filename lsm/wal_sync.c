@@ -130,13 +130,12 @@ void wal_sync_async(struct wal *wal, void (*done)(void *arg, int result), void *
         *wal->requests_end = r;
         wal->requests_end = &r->next;
     }
-    if (wake)
+    if (wake) { /* else it looks for requests before it sleeps. Under the lock: once it is dropped, the log may be closed */
         wal->syncer_asleep = false;
-    pthread_mutex_unlock(&wal->lock);
-    if (wake) { /* else it looks for requests before it sleeps */
         env_thread_near(wal->options.env, wal->syncer);
         pthread_cond_signal(&wal->syncer_wake);
     }
+    pthread_mutex_unlock(&wal->lock);
     if (!queued) {
         free(r);
         done(arg, rc);

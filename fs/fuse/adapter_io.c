@@ -163,6 +163,9 @@ static size_t add_plus(const struct listing *l, const char *name, uint64_t next,
     struct fuse_entry_param e;
 
     entry_of(adapter_of(l->req), attr, &e);
+    /* A name that comes while this is on its way makes them old, and the kernel would not notice. */
+    if (S_ISDIR(attr->mode))
+        e.attr_timeout = LIFETIME_SHORT;
     if (strcmp(name, ".") == 0 || strcmp(name, "..") == 0 || attr->nlink == 0)
         e.ino = 0; /* no reference was taken on it; a damaged inode is met again, as an error, by lookup */
     return fuse_add_direntry_plus(l->req, l->buf + l->used, l->size - l->used, name, &e, (off_t)next);
@@ -201,6 +204,8 @@ static void list(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, bool pl
 {
     struct adapter *a = adapter_of(req);
     struct listing l = {.req = req, .dir = ino, .plus = plus, .buf = transport_reply_buffer(), .size = size};
+    /* The kernel is not given what it is just asked to forget: then all it gets are names. */
+    const bool attributes = plus && !__atomic_load_n(&a->tight, __ATOMIC_RELAXED);
     int rc;
 
     if (l.size > FS_WRITE_MAX)
@@ -208,15 +213,15 @@ static void list(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, bool pl
     if (!l.buf)
         rc = -ENOMEM;
     else if (!control_owns(ino))
-        rc = fs_readdir(a->fs, ino, (uint64_t)off, plus, add_entry, &l);
+        rc = fs_readdir(a->fs, ino, (uint64_t)off, attributes, add_entry, &l);
     else
         rc = a->control ? control_readdir(a->control, ino, (uint64_t)off, add_entry, &l) : -ENOENT;
-    if (l.hidden && plus)
+    if (l.hidden && attributes)
         fs_forget(a->fs, l.hidden, 1);
     /* The hidden entry counts as delivered. Alone it must not pass for the end of the directory. */
     if (rc == 0 && l.used == 0 && !l.full && l.after_hidden > 0) {
         l.hidden = 0;
-        rc = fs_readdir(a->fs, ino, l.after_hidden, plus, add_entry, &l);
+        rc = fs_readdir(a->fs, ino, l.after_hidden, attributes, add_entry, &l);
     }
     if (rc == 0 && l.full && l.used == 0)
         rc = -EINVAL; /* as getdents(2): no room for even one entry */

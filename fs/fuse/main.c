@@ -85,6 +85,7 @@ static void prepare_process(void)
     struct rlimit files;
 
     session_block_signals();
+    signal(SIGCHLD, SIG_DFL); /* ignored, it would make the status of our own children unknown */
     signal(SIGPIPE, SIG_IGN); /* of a log that nobody reads */
     signal(SIGXFSZ, SIG_IGN); /* the starter's ulimit -f: an error, not our death */
     umask(0); /* modes come from the kernel, finished; files of the store are 0600 by themselves */

@@ -159,7 +159,12 @@ static int prepare_wake_signal(void)
 {
     struct sigaction action = {.sa_handler = wake}; /* without SA_RESTART: read() returns EINTR */
 
+    sigset_t set;
+
     sigemptyset(&action.sa_mask);
+    sigemptyset(&set);
+    sigaddset(&set, WAKE_SIGNAL);
+    pthread_sigmask(SIG_UNBLOCK, &set, NULL); /* the starter's mask is ours, and that of the workers */
     return sigaction(WAKE_SIGNAL, &action, NULL) < 0 ? -errno : 0;
 }
 

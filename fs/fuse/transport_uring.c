@@ -262,9 +262,10 @@ static void run_deferred(struct slow_job *job)
     transport_run(e->queue->uring->transport, &r);
 }
 
-static void refuse(struct entry *e)
+/* An answer without data. */
+static void conclude(struct entry *e, int error)
 {
-    struct fuse_out_header head = {.len = sizeof(head), .error = -EIO};
+    struct fuse_out_header head = {.len = sizeof(head), .error = error};
     struct iovec iov = {&head, sizeof(head)};
 
     answer(e, &iov, 1);
@@ -282,15 +283,22 @@ static void serve(struct queue *q, struct entry *e)
     __atomic_store_n(&q->requests, q->requests + 1, __ATOMIC_RELAXED);
     if (!e->request) {
         log_write(LSM_LOG_ERROR, "the kernel sent a request whose lengths contradict each other");
-        refuse(e);
+        conclude(e, -EIO);
         return;
     }
     note_touched(q, e, e->header->ring_ent_in_out.payload_sz);
     in = (void *)e->request;
     in->unique = URING_UNIQUE | (uintptr_t)e;
     struct running r = {.bytes = e->request, .len = e->request_len, .reply_room = e->payload};
+    /*
+     * Nobody waits for an answer to these, so libfuse gives none, and they come by /dev/fuse; but for one that Linux sends when it
+     * can't take an entry of a listing: that one ends by being answered, and who lists waits for it.
+     */
+    const bool silent = in->opcode == FUSE_FORGET || in->opcode == FUSE_BATCH_FORGET;
     transport_run(u->transport, &r);
-    if (r.deferred) {
+    if (silent) {
+        conclude(e, 0);
+    } else if (r.deferred) {
         __atomic_store_n(&q->deferred, q->deferred + 1, __ATOMIC_RELAXED);
         e->job.run = run_deferred;
         slow_put(q->slow, &e->job);

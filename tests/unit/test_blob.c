@@ -2,6 +2,7 @@
  * test_blob.c - values in blob files: the format's decoders, writing and reading, collection, recovery, damage.
  */
 #include "blob_format.h"
+#include "db.h"
 #include "env_sim.h"
 #include "version.h"
 #include <shale/lsm.h>
@@ -352,6 +353,33 @@ static void test_nowait(void **unused)
     assert_int_equal(lsm_get(db, "k", 1, NULL, LSM_NOWAIT, &v), -EAGAIN);
     assert_int_equal(lsm_get(db, "k", 1, NULL, 0, &v), 0);
     lsm_value_release(&v);
+    assert_int_equal(lsm_close(db), 0);
+    env_mem_free(env);
+}
+
+/* What was written and given back may be on the medium: nothing of the same length may come to lie in its place. */
+static void test_places_given_back(void **unused)
+{
+    (void)unused;
+    struct env *env = env_mem_new();
+    struct lsm *db = open_store(env, LSM_CREATE);
+    uint8_t bytes[5000] = {1};
+    uint64_t begins[60];
+    for (unsigned i = 0; i < 60; i += 3) {
+        struct blob_value v[3] = {{.bytes = {{bytes, sizeof bytes}}},
+                                  {.bytes = {{bytes, sizeof bytes}}},
+                                  {.bytes = {{bytes, sizeof bytes}}}};
+        int n = blob_write(&db->shards[0], v, 3, false);
+        assert_in_range(n, 1, 3);
+        for (int j = 0; j < 3; j++)
+            begins[i + (unsigned)j] = j < n ? v[j].pointer.number << 32 | v[j].pointer.offset : 0;
+        while (n-- > 0)
+            blob_unwrite(&db->shards[0], &v[n]);
+    }
+    for (unsigned i = 0; i < 60; i++)
+        for (unsigned j = 0; j < i; j++)
+            assert_true(!begins[i] || begins[i] != begins[j]);
+    assert_true(begins[59] < begins[0] + 60 * 4096); /* and the place itself is used again */
     assert_int_equal(lsm_close(db), 0);
     env_mem_free(env);
 }
@@ -891,6 +919,7 @@ int main(void)
         cmocka_unit_test(test_lent),
         cmocka_unit_test(test_batch_replayed),
         cmocka_unit_test(test_nowait),
+        cmocka_unit_test(test_places_given_back),
         cmocka_unit_test(test_collection),
         cmocka_unit_test(test_readers),
         cmocka_unit_test(test_scattered_deletes),

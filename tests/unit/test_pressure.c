@@ -15,6 +15,7 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <time.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -581,15 +582,48 @@ static void test_busy(void **unused)
     store_close(&s);
 }
 
+static int failed_syncs(struct rules *r, enum op op, const char *name, uint64_t offset)
+{
+    (void)r, (void)name, (void)offset;
+    return op == OP_SYNC ? -EIO : 0;
+}
+
+/* A store that has failed while writers were fast has nothing more to do, and does nothing. */
+static void test_failed_while_busy(void **unused)
+{
+    (void)unused;
+    struct store s;
+    struct timespec before, after;
+    store_open(&s, 64 * KIB);
+    make_tables(&s, 60);
+    set_rule(&s.rules, failed_syncs);
+    assert_int_equal(put(&s, 1, LSM_SYNC), -EIO);
+    usleep(600000);
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &before);
+    usleep(1000000);
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &after);
+    assert_true((after.tv_sec - before.tv_sec) * 1000 + (after.tv_nsec - before.tv_nsec) / 1000000 < 300);
+    set_rule(&s.rules, NULL);
+    assert_true(lsm_close(s.db) < 0);
+    env_mem_free(s.rules.inner);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_rates),        cmocka_unit_test(test_meter),
-        cmocka_unit_test(test_pacer),        cmocka_unit_test(test_pacer_threads),
-        cmocka_unit_test(test_settles),      cmocka_unit_test(test_follows),
-        cmocka_unit_test(test_bound),        cmocka_unit_test(test_slow_compactions),
-        cmocka_unit_test(test_slow_flushes), cmocka_unit_test(test_slow_log),
-        cmocka_unit_test(test_full_disk),    cmocka_unit_test(test_busy),
+        cmocka_unit_test(test_rates),
+        cmocka_unit_test(test_meter),
+        cmocka_unit_test(test_pacer),
+        cmocka_unit_test(test_pacer_threads),
+        cmocka_unit_test(test_settles),
+        cmocka_unit_test(test_follows),
+        cmocka_unit_test(test_bound),
+        cmocka_unit_test(test_slow_compactions),
+        cmocka_unit_test(test_slow_flushes),
+        cmocka_unit_test(test_slow_log),
+        cmocka_unit_test(test_full_disk),
+        cmocka_unit_test(test_busy),
+        cmocka_unit_test(test_failed_while_busy),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
