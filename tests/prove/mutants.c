@@ -112,7 +112,7 @@ static const struct defect {
     {"checksum of a blob ignored", "damage", 0},
     {"live bytes of blobs not counted", "long", 0},
     {"replay does not verify the blobs", "short", 0},
-    {"recovery does not rewrite the blobs", "fault", 0},
+    {"recovery does not rewrite the blobs", "fault", 0x3480ddae393b46d5},
     {"a blob file is forgotten before it is flushed", "long", 0},
     {"a blob file is forgotten with one pointer left", "long", 0},
     {"collection forgets the snapshots", "long", 0},
