@@ -142,7 +142,10 @@ static void text_mount(FILE *f, const struct stats_mount *m)
         fprintf(f, "%u queues of %u requests\n", m->queues, m->depth);
     else
         fprintf(f, "%u threads; not uring: %s\n", m->threads, m->why);
-    fprintf(f, "requests         %" PRIu64 ", %" PRIu64 " had to wait\n", m->requests, m->deferred);
+    fprintf(f, "requests         %" PRIu64 ", %" PRIu64 " had to wait", m->requests, m->deferred);
+    if (m->queues > 0)
+        fprintf(f, ", %" PRIu64 " with a CPU idle", m->yielded);
+    fputc('\n', f);
 }
 
 /* Free is less what is set aside, as in df. */
@@ -322,6 +325,7 @@ static void json_mount(FILE *f, const struct stats_mount *m)
     json_u64(f, "transport_threads", m->threads);
     json_u64(f, "requests", m->requests);
     json_u64(f, "requests_deferred", m->deferred);
+    json_u64(f, "requests_yielded", m->yielded);
 }
 
 static void json(FILE *f, const struct view *v)

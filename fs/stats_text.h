@@ -21,6 +21,7 @@ struct stats_mount {
     unsigned threads;       /* that take requests */
     uint64_t requests;      /* taken since the mount */
     uint64_t deferred;      /* of them handed to a slow thread, because they had to wait */
+    uint64_t yielded;       /* of them taken while the threads gave way to clients, because a CPU was idle */
 };
 
 /*

@@ -48,7 +48,8 @@ static int format_stats(const struct control *c, enum stats_format format, char 
                                  .depth = info.depth,
                                  .threads = info.threads,
                                  .requests = info.requests,
-                                 .deferred = info.deferred};
+                                 .deferred = info.deferred,
+                                 .yielded = info.yielded};
     return stats_format(c->fs, c->store, t ? &mount : NULL, format, text, len);
 }
 

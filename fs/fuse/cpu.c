@@ -57,4 +57,13 @@ int cpu_pin(int cpu)
     return sched_setaffinity(0, sizeof(set), &set) == 0;
 }
 
+void cpu_ordinary(void)
+{
+    const struct sched_param none = {0};
+
+    /* Others than SCHED_IDLE are what somebody gave the whole process. */
+    if (sched_getscheduler(0) == SCHED_IDLE && sched_getscheduler(getpid()) == SCHED_OTHER)
+        (void)sched_setscheduler(0, SCHED_OTHER, &none); /* allowed, or there were no such threads */
+}
+
 void cpu_prompt(void) { env_thread_prompt(env_posix()); }

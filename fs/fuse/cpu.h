@@ -16,4 +16,7 @@ int cpu_pin(int cpu);
 /* The calling thread works off requests that somebody waits for: it runs soon when there is one (lsm/env_posix_thread.h). */
 void cpu_prompt(void);
 
+/* The calling thread gets the policy of the process's first thread, whatever the one that started it is for now (yield.h). */
+void cpu_ordinary(void);
+
 #endif

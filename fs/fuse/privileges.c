@@ -11,9 +11,12 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+
+#define NICE_0 20u /* nice 0 in RLIMIT_NICE's units, setrlimit(2) */
 
 /* LeakSanitizer traces its own process at the end. */
 #if defined(__has_feature)
@@ -67,11 +70,30 @@ static int limit_capabilities(uint64_t keep)
     return syscall(SYS_capset, &head, data) < 0 ? -errno : 0;
 }
 
+/*
+ * What yield.h needs: threads of the lowest policy may become ordinary ones again. Returns the capability that is needed for it, if
+ * the limit can't be raised (in some containers); 0: none.
+ */
+static uint64_t allow_ordinary_niceness(void)
+{
+    struct rlimit limit;
+
+    if (getrlimit(RLIMIT_NICE, &limit) < 0)
+        return bit(CAP_SYS_NICE);
+    if (limit.rlim_cur >= NICE_0)
+        return 0;
+    limit.rlim_cur = NICE_0;
+    if (limit.rlim_max < NICE_0)
+        limit.rlim_max = NICE_0;
+    return setrlimit(RLIMIT_NICE, &limit) < 0 ? bit(CAP_SYS_NICE) : 0;
+}
+
 static void drop_root(const char *store)
 {
     uint64_t keep = bit(CAP_SYS_ADMIN) | bit(CAP_DAC_READ_SEARCH);
     int rc;
 
+    keep |= allow_ordinary_niceness();
     if (!is_own(store))
         keep |= bit(CAP_DAC_OVERRIDE);
     limit_bounding_set(keep);

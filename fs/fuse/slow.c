@@ -45,6 +45,7 @@ static void *slow_main(void *arg)
     struct slow_job *job;
 
     pthread_setname_np(pthread_self(), "fuse-slow");
+    cpu_ordinary();
     cpu_pin(s->cpu);
     cpu_prompt();
     while ((job = take(s)) != NULL)

@@ -70,6 +70,7 @@ struct transport_info {
     unsigned threads;         /* that take requests */
     uint64_t requests;        /* taken since the start */
     uint64_t deferred;        /* of them handed to a slow thread */
+    uint64_t yielded;         /* uring: of them taken while the threads gave way to clients (yield.h) */
 };
 void transport_info(struct transport *t, struct transport_info *out);
 

@@ -28,6 +28,7 @@
 #include "cpu.h"
 #include "log.h"
 #include "slow.h"
+#include "yield.h"
 
 #include <errno.h>
 #include <liburing.h>
@@ -84,9 +85,10 @@ struct queue {
     size_t memory_bytes, payloads_bytes; /* payloads_bytes: sum of `touched` */
     unsigned dead;
     struct slow *slow;
-    struct entry *answered;      /* atomic: a stack, any thread adds, the queue's takes all */
-    bool closed;                 /* under uring->lock: no request is run any more */
-    uint64_t requests, deferred; /* atomic: written by the queue's thread */
+    struct entry *answered;               /* atomic: a stack, any thread adds, the queue's takes all */
+    bool closed;                          /* under uring->lock: no request is run any more */
+    struct yield_of yields;               /* what the thread is now */
+    uint64_t requests, deferred, yielded; /* atomic: written by the queue's thread */
 };
 
 enum stage { STAGE_PREPARE, STAGE_REGISTER, STAGE_SERVE, STAGE_QUIT };
@@ -95,6 +97,7 @@ struct uring {
     struct transport *transport;
     size_t payload_bytes;
     unsigned depth, queues;
+    struct yield *yield; /* NULL: the threads are ordinary ones */
     pthread_mutex_t lock;
     pthread_cond_t changed;
     enum stage stage;  /* under lock; what the threads are to do */
@@ -281,6 +284,8 @@ static void serve(struct queue *q, struct entry *e)
     e->unique = ((const struct fuse_in_header *)(const void *)e->header->in_out)->unique;
     e->request = uring_gather(e->header, e->payload, u->payload_bytes, &e->request_len);
     __atomic_store_n(&q->requests, q->requests + 1, __ATOMIC_RELAXED);
+    if (q->yields.idle)
+        __atomic_store_n(&q->yielded, q->yielded + 1, __ATOMIC_RELAXED);
     if (!e->request) {
         log_write(LSM_LOG_ERROR, "the kernel sent a request whose lengths contradict each other");
         conclude(e, -EIO);
@@ -423,6 +428,7 @@ static void live(struct queue *q)
         reap(q);
         confirm_closed(q, false);
         commit_answered(q);
+        yield_apply(q->uring->yield, &q->yields);
         rc = trim(q);
         if (rc >= 0)
             rc = submit(q, 1);
@@ -629,18 +635,22 @@ int uring_prepare(struct transport *t, struct uring **out)
 {
     const unsigned queues = cpu_possible();
     struct uring *u = calloc(1, sizeof(*u) + queues * sizeof(u->queue[0]));
-    int rc = 0;
+    int rc;
 
     if (!u) {
         explain_failure(t, -ENOMEM, "no queues could be made");
         return -ENOMEM;
     }
     u->transport = t;
+    rc = yield_new(&u->yield);
+    if (rc < 0)
+        log_write(LSM_LOG_DEBUG, "the queues' threads do not give way to clients: %s", strerror(-rc));
     u->depth = depth_of(queues);
     u->payload_bytes =
         t->config.max_write < FUSE_MIN_READ_BUFFER ? FUSE_MIN_READ_BUFFER : t->config.max_write;
     pthread_mutex_init(&u->lock, NULL);
     pthread_cond_init(&u->changed, NULL);
+    rc = 0;
     for (unsigned i = 0; rc == 0 && i < queues; i++) {
         struct queue *q = &u->queue[i];
         q->uring = u;
@@ -708,6 +718,7 @@ void uring_free(struct uring *u)
         if (q->wake_fd >= 0)
             close(q->wake_fd);
     }
+    yield_free(u->yield);
     pthread_cond_destroy(&u->changed);
     pthread_mutex_destroy(&u->lock);
     free(u);
@@ -720,5 +731,6 @@ void uring_info(const struct uring *u, struct transport_info *out)
     for (unsigned i = 0; i < u->queues; i++) {
         out->requests += __atomic_load_n(&u->queue[i].requests, __ATOMIC_RELAXED);
         out->deferred += __atomic_load_n(&u->queue[i].deferred, __ATOMIC_RELAXED);
+        out->yielded += __atomic_load_n(&u->queue[i].yielded, __ATOMIC_RELAXED);
     }
 }

@@ -44,6 +44,35 @@ use_store() {
     stop_store
 }
 
+@test "uring: a queue's threads give way while a CPU is idle, and only then" {
+    uring_on
+    require_root # has the right to come back
+    [ "$(nproc)" -gt 1 ] || skip "one CPU"
+    local i before yielded load=()
+    start_store
+    mkdir "$MNT/d"
+    for ((i = 0; i < 100; i++)); do
+        for n in {1..50}; do : >"$MNT/d/$n"; done
+        yielded=$(json_of requests_yielded)
+        [ "$yielded" -eq 0 ] || break
+    done
+    [ "$yielded" -gt 0 ] || skip "no CPU was idle"
+    for ((i = 0; i < 2 * $(nproc); i++)); do
+        while :; do :; done &
+        load+=($!)
+    done
+    for ((i = 0; i < 100; i++)); do
+        sleep 0.3 # longer than it looks back
+        before=$(json_of requests_yielded)
+        for n in {1..50}; do : >"$MNT/d/$n"; done
+        yielded=$(json_of requests_yielded)
+        [ "$yielded" -ne "$before" ] || break
+    done
+    kill "${load[@]}"
+    assert_equal "$yielded" "$before"
+    stop_store
+}
+
 @test "classic: is live when asked for, and says why" {
     start_store -o transport=classic
     use_store
