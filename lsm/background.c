@@ -31,6 +31,11 @@
  */
 #define BUSY_FILL_S 16u
 #define TEMPO_NS 250000000u
+/*
+ * A store to which nobody has written for so long is at rest. Then what bursts of writes left behind is cleared away: see
+ * shard_rest (flush.c), compaction_pick.c, space.h, and for free segments of the log wal_segment.c.
+ */
+#define REST_NS UINT64_C(2000000000)
 
 /* ---- outcomes ---- */
 
@@ -129,6 +134,20 @@ static void take_tempo(struct shard *s)
     s->tempo_lsn = frontier;
 }
 
+static void take_rest(struct shard *s)
+{
+    uint64_t now = env_mono_ns(s->db->env);
+    lsn_t frontier = db_frontier(s->db);
+    if (db_inline(s->db))
+        return;
+    if (frontier != s->rest_lsn) {
+        s->rest_lsn = frontier;
+        s->rest_ns = now + REST_NS;
+        s->rested = false;
+    }
+    s->resting = now >= s->rest_ns;
+}
+
 static int one_step(struct shard *s)
 {
     int result = shard_is_due(s, &s->flush_failure) ? shard_flush_oldest(s) : 0;
@@ -147,6 +166,8 @@ static int one_step(struct shard *s)
     }
     if (!result)
         result = blob_prepare(s);
+    if (!result && s->resting && !s->flush_failure.error)
+        result = shard_rest(s);
     if (result == 0 || result == -ENOSPC) {
         int compacted = compact(s);
         if (compacted > 0)
@@ -166,7 +187,14 @@ static void look_around(struct shard *s, int result)
     struct lsm *db = s->db;
     if (result > 0)
         count_add(&db->space.progress, 1);
-    if (result || s->look_ns)
+    if (result < 0) /* what it was waits for its time, and so does this */
+        s->rest_ns = env_mono_ns(db->env) + REST_NS;
+    bool now_rested = !result && s->resting && !s->rested;
+    if (now_rested) {
+        s->rested = true;
+        space_rest(db);
+    }
+    if (result || s->look_ns || now_rested || space_is_short(db))
         space_look(db);
     bool again = space_is_wanted(db) || __atomic_load_n(&s->compaction_too_large, __ATOMIC_RELAXED);
     s->look_ns = again ? env_mono_ns(db->env) + TIGHT_NS : 0;
@@ -178,11 +206,13 @@ int shard_step(struct shard *s)
     int result = db_writable(s->db);
     if (!result) {
         take_tempo(s);
+        take_rest(s);
         result = one_step(s);
         look_around(s, result);
     } else { /* nothing will ever be flushed or compacted again */
         s->flush_failure = s->compact_failure = (struct failure){0};
         s->busy = false; /* what has its time would come again and again */
+        s->rested = true;
         s->look_ns = 0;
         shard_ended(s, SHARD_FLUSHES, result);
     }
@@ -254,6 +284,8 @@ static void wait_for_work(struct shard *s)
         at = s->age_check_ns;
     if (s->busy && s->tempo_ns + TEMPO_NS < at) /* what was put off is done when it no longer is */
         at = s->tempo_ns + TEMPO_NS;
+    if (!s->rested && s->rest_ns < at)
+        at = s->rest_ns;
     if (at == UINT64_MAX)
         pthread_cond_wait(&s->work, &s->work_lock);
     else if (at > now)

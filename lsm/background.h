@@ -27,6 +27,12 @@ int shard_seal_for_blobs(struct shard *s);
 /* The log is too long: the shard with the oldest unflushed record seals its memtable. 1 if that is `self`. */
 int shard_relieve_log(struct lsm *db, struct shard *self);
 
+/*
+ * The store is at rest: flushes what keeps more than one segment of the log, and has the log begin where there is nothing
+ * left to flush. 1 if there was something to do.
+ */
+int shard_rest(struct shard *s);
+
 /* ---- compaction_run.c ---- */
 
 /* 1 if a compaction was done. `until` > 0: everything below into the last level, whatever the shape. */

@@ -302,8 +302,9 @@ static int make_room(struct shard *s, const struct plan *p, struct view **retire
 {
     struct view *v = s->view;
     size_t need = plan_room(p, s->index, v->active);
-    if (need <= memtable_free_bytes(v->active) && memtable_takes_ranges(v->active, p->range_bytes) &&
-        !blob_wants_flush(s, v))
+    bool fits = need <= memtable_free_bytes(v->active) && memtable_takes_ranges(v->active, p->range_bytes);
+    if (fits && !blob_wants_flush(s, v) &&
+        !(v->sealed_count < SEALED_MAX && space_is_enough(s->db, v->active)))
         return 0;
     if (v->sealed_count >= SEALED_MAX)
         return -EAGAIN;

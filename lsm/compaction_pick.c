@@ -14,7 +14,8 @@
  *
  * Each compaction of L0 rewrites about all of the base level, however few files bring it about. So while the shard is written
  * to fast, L0 is not due at 4 files but at 10 (L0_FILES_BUSY): the base level is rewritten less than half as
- * often. What can be moved is moved at once.
+ * often. What can be moved is moved at once. At rest L0 is due as soon as it has an eighth of what it would be merged
+ * with (REST_SHARE): its tables hide so much at most, and each byte of it has then nine written.
  *
  * Files of a level other than L0 share no user key (version.c), so all versions of a key in that
  * level are in one file, and choosing files never parts them.
@@ -29,8 +30,9 @@
 #include <stdlib.h>
 
 #define LAST_LEVEL (LSM_LEVELS - 1u)
-#define L0_FILES_TRIGGER 4     /* as in LevelDB: a point read probes that many filters more */
-#define L0_FILES_BUSY 10       /* below L0_SLOWDOWN: a compaction that is only just begun holds nobody back */
+#define L0_FILES_TRIGGER 4 /* as in LevelDB: a point read probes that many filters more */
+#define L0_FILES_BUSY 10   /* below L0_SLOWDOWN: a compaction that is only just begun holds nobody back */
+#define REST_SHARE 8u
 #define BASE_WRITE_BUFFERS 4   /* what one compaction of L0 brings */
 #define DENSE_DELETES_MIN 1000 /* fewer cost a scan less than a millisecond */
 #define EXPAND_TABLES_MAX 25   /* a compaction grows for free inputs up to that many tables */
@@ -360,14 +362,20 @@ static int choose_l0(struct compaction *c)
     return movable ? set_inputs(c, 0, &movable, 1) : set_inputs(c, 0, l0->files + l0->count - count, count);
 }
 
-/* Of L0 while it is written to fast. */
-static double busy_score(const struct version *v, const uint64_t targets[LSM_LEVELS], double score)
+/* Of L0 by its size, at this tempo. */
+static double l0_score(const struct version *v, const uint64_t targets[LSM_LEVELS], enum tempo tempo,
+                       double score)
 {
-    bool put_off = score >= 1.0 && v->levels[0].count < L0_FILES_BUSY;
-    return put_off && !movable_l0_file(v, base_level(v, targets)) ? 0 : score;
+    const struct level *l0 = &v->levels[0];
+    unsigned to = base_level(v, targets);
+    bool put_off = tempo == TEMPO_BUSY && score >= 1.0 && l0->count < L0_FILES_BUSY;
+    if (put_off && !movable_l0_file(v, to))
+        return 0;
+    bool much = tempo == TEMPO_REST && l0->count && l0->bytes * REST_SHARE >= v->levels[to].bytes;
+    return much && score < 1.0 ? 1.0 : score;
 }
 
-int compaction_pick(struct vset *vs, struct version *v, uint64_t oldest_snapshot, bool busy,
+int compaction_pick(struct vset *vs, struct version *v, uint64_t oldest_snapshot, enum tempo tempo,
                     struct compaction *out)
 {
     memset(out, 0, sizeof *out);
@@ -380,8 +388,8 @@ int compaction_pick(struct vset *vs, struct version *v, uint64_t oldest_snapshot
     for (unsigned l = 0; l < LSM_LEVELS; l++) {
         double size = size_score(vs, v, targets, l),
                tombstones = tombstone_score(&v->levels[l], l, oldest_snapshot);
-        if (l == 0 && busy)
-            size = busy_score(v, targets, size);
+        if (l == 0)
+            size = l0_score(v, targets, tempo, size);
         double score = size > tombstones ? size : tombstones;
         if (score < 1.0 || score <= best)
             continue;

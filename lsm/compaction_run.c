@@ -238,6 +238,11 @@ static int rewrite_tables(struct shard *s, const struct compaction *c, struct at
     return err;
 }
 
+static enum tempo tempo_of(const struct shard *s)
+{
+    return s->busy && !space_is_wanted(s->db) ? TEMPO_BUSY : s->resting ? TEMPO_REST : TEMPO_MODERATE;
+}
+
 /* With `collect` also what is done for blob files only. */
 static int pick(struct shard *s, struct version *v, lsn_t until, bool collect, struct compaction *c)
 {
@@ -249,7 +254,7 @@ static int pick(struct shard *s, struct version *v, lsn_t until, bool collect, s
     bool tight = space_is_tight(db);
     int any = collect && tight ? blob_pick(s, v, oldest, c) : 0;
     if (!any)
-        any = compaction_pick(db->vset, v, oldest, s->busy && !space_is_wanted(db), c);
+        any = compaction_pick(db->vset, v, oldest, tempo_of(s), c);
     if (!any)
         any = shard_pick_deletes(s, v, oldest, c);
     return any || !collect || tight ? any : blob_pick(s, v, oldest, c);

@@ -105,6 +105,10 @@ struct shard {
     uint64_t age_check_ns;    /* when to look for old deletes next; UINT64_MAX: there are none */
     bool busy;                /* the log grew fast when that was looked at last, at tempo_ns and tempo_lsn */
     uint64_t tempo_ns, tempo_lsn;
+    bool resting;     /* nobody has written to the store for REST_NS: the log ended at rest_lsn then, too */
+    bool rested;      /* and all was done that is done then */
+    uint64_t rest_ns; /* when that is so, unless somebody writes */
+    lsn_t rest_lsn;
 
     /* back-pressure, stall.c; what writers read is atomic */
     struct pacer pacer;

@@ -135,6 +135,31 @@ int shard_seal(struct shard *s)
     return result;
 }
 
+/* What is not flushed yet may be less than the log still keeps, as after an open. */
+static int release_log(struct lsm *db)
+{
+    lsn_t oldest = oldest_unflushed(db, NULL);
+    if (oldest <= vset_log_start(db->vset))
+        return 0;
+    int err = wal_sync_to(db->wal, oldest);
+    struct edit edit = {.synced = wal_synced(db->wal), .log_start = oldest};
+    if (!err)
+        err = vset_apply(db->vset, &edit, NULL, NULL);
+    if (err)
+        return err;
+    __atomic_store_n(&db->log_start, vset_log_start(db->vset), __ATOMIC_RELAXED);
+    wal_release(db->wal, vset_log_start(db->vset));
+    return 1;
+}
+
+int shard_rest(struct shard *s)
+{
+    if (!wal_is_long(s->db->wal))
+        return 0;
+    int sealed = shard_seal(s);
+    return sealed ? sealed : release_log(s->db);
+}
+
 int shard_seal_for_blobs(struct shard *s)
 {
     struct view *v = view_get(s);

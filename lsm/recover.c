@@ -34,6 +34,9 @@ int db_wal_use(void *arg, const struct wal_use *use)
     int err = vset_apply(db->vset, &edit, NULL, NULL);
     if (!err)
         db->has_pending_end = false;
+    for (unsigned i = 0; i < db->shard_count;
+         i++) /* what a longer log leaves to be done when writing has ended */
+        shard_kick(&db->shards[i]);
     int failed = vset_failed(db->vset); /* perhaps after this edit was installed */
     if (failed)
         db_fail(db, failed, "the manifest can't be written");

@@ -23,7 +23,10 @@ static uint64_t round_up(uint64_t n) { return (n + GRAIN_BYTES - 1) / GRAIN_BYTE
 
 /* What the shards hold and owe. */
 struct needs {
-    uint64_t data;  /* bytes in tables and memtables */
+    uint64_t data;      /* bytes in tables and memtables */
+    uint64_t memtables; /* of these, in memtables */
+    bool spare;         /* the log has a segment to spare, or will have one in a moment */
+    bool resting;
     uint64_t blobs; /* bytes in blob files */
     uint64_t debt;  /* what the store will write even if nobody gives it anything more */
 };
@@ -47,10 +50,13 @@ static struct needs look_at_shards(struct lsm *db)
             too_large = more(too_large, __atomic_load_n(&s->compaction_too_large, __ATOMIC_RELAXED));
         view_unref(v);
     }
+    n.memtables = n.debt;
     n.data += n.debt;
     n.debt += too_large;
+    n.spare = db->wal && wal_expects_spare(db->wal);
     if (db->wal && !wal_has_spare(db->wal))
         n.debt += db->options.log_segment_bytes;
+    n.resting = db_frontier(db) - __atomic_load_n(&db->space.rested_lsn, __ATOMIC_RELAXED) < SPACE_REST_BYTES;
     return n;
 }
 
@@ -59,17 +65,32 @@ static struct needs look_at_shards(struct lsm *db)
  * than a memtable has one of its own. Where values lie in blob files what deletes leave of them must be moved before
  * anything comes back, one file at a time: of the emptiest at most 4/5 is alive when it is collected.
  */
+static uint64_t tight_bytes(const struct lsm *db)
+{
+    return more(db->options.write_buffer_bytes / SPACE_TIGHT_SHARE, SPACE_TIGHT_MIN);
+}
+
+bool space_is_enough(const struct lsm *db, const struct memtable *m)
+{
+    return space_is_tight(db) && memtable_used_bytes(m) >= tight_bytes(db);
+}
+
 static uint64_t reserve_wanted(const struct lsm *db, const struct needs *n, uint64_t total_bytes)
 {
     const struct lsm_options *o = &db->options;
     uint64_t memtable = more(o->write_buffer_bytes, o->log_segment_bytes / 4);
     uint64_t table = more(memtable, o->table_bytes);
     uint64_t flushes = (uint64_t)db->shard_count * (SEALED_MAX + 1) * memtable;
+    if (n->resting)
+        flushes = less(flushes, (uint64_t)db->shard_count * (SEALED_MAX + 1) * tight_bytes(db) +
+                                    o->log_segment_bytes / 4);
     uint64_t tables =
         less(less(flushes, n->data) + less(table + table / 8, n->data), total_bytes / SPACE_DISK_SHARE);
     uint64_t collecting =
         less(less(o->blob_file_bytes / 5 * 4 + table, n->blobs), total_bytes / SPACE_DISK_SHARE);
-    return round_up(SPACE_MANIFEST_BYTES + SPACE_SMALL_BYTES + o->log_segment_bytes + tables + collecting);
+    uint64_t rest = tables + collecting;
+    rest = n->spare ? more(rest, o->log_segment_bytes) : rest + o->log_segment_bytes;
+    return round_up(SPACE_MANIFEST_BYTES + SPACE_SMALL_BYTES + rest);
 }
 
 /* ---- looking at the disk; under the lock ---- */
@@ -156,11 +177,11 @@ static int sync_file(struct lsm *db)
 }
 
 /* Takes what is missing, or what can be had of it; lets go of what is too much. */
-static void retake(struct lsm *db)
+static void retake(struct lsm *db, uint64_t wanted)
 {
     struct space *sp = &db->space;
-    cut(db, minus(sp->held, sp->target));
-    uint64_t missing = minus(sp->target, sp->held);
+    cut(db, minus(sp->held, wanted));
+    uint64_t missing = minus(wanted, sp->held);
     uint64_t spare = minus(sp->free_bytes, sp->debt + sp->claimed);
     uint64_t bytes = less(missing, spare / GRAIN_BYTES * GRAIN_BYTES);
     if (!sp->file || !bytes || (sp->given && mutant("reserve not retaken")))
@@ -215,12 +236,16 @@ static void look(struct lsm *db, struct needs needs, bool with_reserve)
     ask_system(db);
     sp->debt = needs.debt;
     sp->target = sp->unknown ? sp->target : reserve_wanted(db, &needs, sp->total_bytes);
+    /* What the memtables hold is owed in any case; at rest it is set aside, too. */
+    uint64_t wanted = sp->target + (needs.resting ? round_up(needs.memtables) : 0);
     if (with_reserve && !sp->unknown && !sp->no_file) {
         if (!sp->file)
             open_file(db);
-        retake(db);
+        retake(db, wanted);
     }
     set_headroom(db);
+    bool can_grow = !sp->unknown && !sp->no_file && sp->held < sp->target && !space_is_tight(db);
+    __atomic_store_n(&sp->is_short, can_grow && !with_reserve, __ATOMIC_RELAXED);
 }
 
 /* ---- opening, closing ---- */
@@ -237,6 +262,7 @@ void space_open(struct lsm *db)
 void space_opened(struct lsm *db)
 {
     __atomic_store_n(&db->space.last_resort, 0, __ATOMIC_RELAXED);
+    space_rest(db);
     space_look(db);
 }
 
@@ -247,6 +273,13 @@ void space_close(struct lsm *db)
 }
 
 /* ---- the gate ---- */
+
+void space_rest(struct lsm *db)
+{
+    __atomic_store_n(&db->space.rested_lsn, db_frontier(db), __ATOMIC_RELAXED);
+}
+
+bool space_is_short(const struct lsm *db) { return __atomic_load_n(&db->space.is_short, __ATOMIC_RELAXED); }
 
 bool space_is_tight(const struct lsm *db)
 {
@@ -304,6 +337,8 @@ void space_appended(struct lsm *db, uint64_t end)
         return;
     __atomic_store_n(&sp->looked_lsn, end, __ATOMIC_RELAXED);
     look_quickly(db);
+    if (space_is_short(db))
+        shard_kick(&db->shards[0]);
 }
 
 /* ---- claims ---- */

@@ -8,10 +8,11 @@
  * reserve: the file is cut by that much. As soon as the disk has the space again, the file is made whole.
  *
  *     headroom = free + held - target - debt - SPACE_SLACK_BYTES            the gate is open while it is > 0
- *     target     what RESERVE is to have: a segment of the log, the manifest, a flush of every memtable, the largest
- *                step of a purge (compaction_purge.c); the last two no more than the store has data, and
- *                together at most an eighth of the disk; and where there are blob files, moving what is alive
- *                in one of them (blob_collect.c), no more than they have, and at most an eighth again
+ *     target     what RESERVE is to have: the manifest; a flush of every memtable, and the largest step of a purge
+ *                (compaction_purge.c), both no more than the store has data, and together at most an eighth of the
+ *                disk; where there are blob files, moving what is alive in one of them (blob_collect.c), no more than
+ *                they have, and at most an eighth again; and a segment of the log, in place of all but the
+ *                manifest if the log has one to spare
  *     held       what it has
  *     debt       what is in memtables; claims of compactions at work; a segment of the log if none is spare;
  *                and a compaction that does not fit, once it holds up writers
@@ -31,6 +32,18 @@
  *
  * RESERVE is synced whenever it has grown, or a power cut might give its place back to files that had been deleted.
  *
+ * At rest. While the gate is closed a memtable is flushed with an eighth of its size (SPACE_TIGHT_SHARE), so a flush of
+ * every memtable, of which the reserve has to have the space, is what they hold when it closes, and deletes of so much. The
+ * former may be all of their size while the store is written to: then the reserve is large beforehand, so that no
+ * other program can take what a flush needs. When nobody has written for a while (background.c) it is cut to what the memtables
+ * hold then, deletes of as much as above, and one batch as large as may be. It grows again once SPACE_REST_BYTES
+ * were written, on a background thread.
+ *
+ * Segments of the log. With one to spare, all is well: an open after a crash takes it, and before anything is written to it
+ * (commit.c) all is flushed, which gives the others back. So nothing but that flush needs space then. Killed between
+ * the last record that fits into a segment and having the next one ready the log has none to spare, and a disk that
+ * was filled in that moment none to give: so the reserve has always space for one.
+ *
  * RESERVE carries no information: it may be missing, of any size, hold anything. It belongs to no format.
  *
  * Lock: `lock` is a leaf, held during the calls that look at the disk and that cut and allocate RESERVE.
@@ -44,6 +57,7 @@
 
 struct lsm;
 struct lsm_stats;
+struct memtable;
 
 #define SPACE_LOOK_BYTES (256u << 10)  /* of log between two looks: 1 us of statfs for each is nothing */
 #define SPACE_SLACK_BYTES (512u << 10) /* what that can come to in tables, with index, filters and rounding */
@@ -52,7 +66,10 @@ struct lsm_stats;
     UINT64_C(60000000000) /* how long deleted space is wanted back after the gate was closed */
 #define SPACE_MANIFEST_BYTES (UINT64_C(256) << 10) /* of the reserve, kept for edits of the manifest */
 #define SPACE_SMALL_BYTES \
-    (UINT64_C(256) << 10)   /* ... for what blocks and rounding add to many small tables */
+    (UINT64_C(256) << 10)    /* ... for what blocks and rounding add to many small tables */
+#define SPACE_TIGHT_SHARE 8u /* with such a part of its size a memtable is flushed while the gate is closed */
+#define SPACE_TIGHT_MIN (256u << 10)         /* ... but not before it has so much */
+#define SPACE_REST_BYTES (UINT64_C(1) << 20) /* of log: so little is written in passing, by a store at rest */
 #define SPACE_DISK_SHARE 8u /* tables, and blob files, have at most this part of the disk in the reserve */
 
 struct space {
@@ -67,6 +84,8 @@ struct space {
     uint64_t told_ns;                       /* the last message */
     uint64_t looked_ns;                     /* atomic: the last look of a refused batch */
     uint64_t tight_ns;                      /* atomic: when the gate was last seen closed; 0: never */
+    uint64_t rested_lsn;                    /* atomic: where the log ended when the store was last at rest */
+    unsigned is_short;                      /* atomic: RESERVE has less than it could have */
     uint64_t looked_lsn;                    /* atomic: where the log ended at the last look of a writer */
     int64_t headroom;                       /* atomic */
     uint64_t refused;                       /* atomic: batches */
@@ -88,6 +107,11 @@ int space_gate(struct lsm *db, uint64_t bytes);
 bool space_is_tight(const struct lsm *db); /* the gate is closed */
 /* It is, or was a moment ago: background work brings deleted space back at once, not when it suits the levels. */
 bool space_is_wanted(const struct lsm *db);
+/* While it is: the memtable has what one should have then, and is to be flushed. */
+bool space_is_enough(const struct lsm *db, const struct memtable *m);
+/* Nobody has written for a while: the next look cuts the reserve to what is needed then. */
+void space_rest(struct lsm *db);
+bool space_is_short(const struct lsm *db); /* a look by a background thread would let the reserve grow */
 /* So many bytes were written past the log: the estimate learns of it at once. */
 void space_took(struct lsm *db, uint64_t bytes);
 /* After a commit whose record ends there. */

@@ -241,14 +241,21 @@ struct compaction {
     const char *reason; /* for logs: "l0", "size", "tombstones", "reads", "age", "manual", "blobs" */
 };
 
+/* How the shard is written to. */
+enum tempo {
+    TEMPO_MODERATE,
+    TEMPO_BUSY, /* fast */
+    TEMPO_REST, /* the store has not been for a while */
+};
+
 /*
  * The most useful compaction of v: 1 if there is one; 0 if its shape is good, or one of its files is being compacted
  * already; -ENOMEM (so all that follow). Marks the inputs `compacting`. With from == to (the last level) files
  * are rewritten in place to drop tombstones. `oldest_snapshot` is the oldest seq that must stay readable,
- * SEQ_MAX if there is no snapshot: a tombstone above it can't be dropped and is no reason to compact. `busy`: the
- * shard is written to fast, and L0 is let grow further before it is compacted.
+ * SEQ_MAX if there is no snapshot: a tombstone above it can't be dropped and is no reason to compact. When L0 is due
+ * depends on the tempo.
  */
-int compaction_pick(struct vset *vs, struct version *v, uint64_t oldest_snapshot, bool busy,
+int compaction_pick(struct vset *vs, struct version *v, uint64_t oldest_snapshot, enum tempo tempo,
                     struct compaction *out);
 /*
  * The next step of moving everything below `until` into the last level, for lsm_compact, which repeats it

@@ -445,7 +445,7 @@ static struct wal *wal_new(const struct wal_options *options, lsn_t base)
     pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
     pthread_cond_init(&wal->frontier_moved, NULL);
     pthread_cond_init(&wal->prepared, NULL);
-    pthread_cond_init(&wal->preparer_wake, NULL);
+    pthread_cond_init(&wal->preparer_wake, &monotonic);
     pthread_cond_init(&wal->sync_done, NULL);
     pthread_cond_init(&wal->syncer_wake, &monotonic);
     pthread_condattr_destroy(&monotonic);
@@ -487,6 +487,10 @@ int wal_close(struct wal *wal)
     stop_threads(wal);
     assert(wal->failed || wal->ring_head == wal->ring_tail); /* nobody is in the middle of a write */
     int rc = wal_sync(wal);
+    if (!rc) {
+        segments_close_retired(wal);
+        segments_trim(wal);
+    }
     destroy(wal);
     return rc;
 }

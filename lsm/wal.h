@@ -102,6 +102,8 @@ int wal_prepare(struct wal *wal, size_t payload_bytes, bool nowait);
  * writers on a full disk. wal_make_spare sees to it that there is one. Waits; no locks held.
  */
 bool wal_has_spare(const struct wal *wal);
+bool wal_expects_spare(
+    const struct wal *wal); /* has one, or a helper thread is to make one and has not failed yet */
 int wal_make_spare(struct wal *wal);
 int wal_reserve(struct wal *wal, size_t payload_bytes, struct wal_ticket *out);
 /* Writes header, payload (iov, together payload_bytes) and checksum to the reserved place. */
@@ -121,6 +123,7 @@ void wal_sync_async(struct wal *wal, void (*done)(void *arg, int result), void *
 
 /* All records below lsn are flushed: segments wholly below it return to the pool. */
 void wal_release(struct wal *wal, lsn_t lsn);
+bool wal_is_long(const struct wal *wal); /* it has segments besides the one that takes the appends */
 
 /* Without threads: does the timer's work (sync after commit_ms, mark record), or makes a segment. 1 if it did anything. */
 int wal_tick(struct wal *wal);

@@ -30,6 +30,7 @@ struct segment {
     struct wal_use use;
     struct env_file *file; /* open from before its first store until after its last sync; NULL in the pool */
     bool mapped;
+    bool unsure;        /* its use may be in the manifest although recording it failed: not to be removed */
     uint64_t populated; /* offset below which a window was made writable; the preparer's */
     struct segment *next;
 };
@@ -72,10 +73,12 @@ struct wal {
     struct segment *next;         /* prepared, not in use yet */
     struct segment *pool;         /* files free for use */
     struct segment *retired;      /* to be closed, then pooled */
-    bool preparing;               /* somebody makes `next` */
-    bool next_wanted;             /* a writer is held up: try again even if it failed the last time */
-    int prepare_error;            /* of the last attempt */
-    uint64_t prepare_attempts;    /* completed */
+    lsn_t rest_tail; /* the preparer's: where the log ended, and when, since which nothing was appended */
+    uint64_t rest_ns;
+    bool preparing;            /* somebody makes `next` */
+    bool next_wanted;          /* a writer is held up: try again even if it failed the last time */
+    int prepare_error;         /* of the last attempt */
+    uint64_t prepare_attempts; /* completed */
     pthread_cond_t prepared;
     pthread_cond_t preparer_wake;
     struct env_thread *preparer; /* NULL without threads */
@@ -109,6 +112,8 @@ int segment_prepare(struct wal *wal); /* makes `next` unless there is one; seria
 /* Lock held. Takes what lies below lsn out of the log; the preparer, or segments_close_retired, closes it. */
 void segments_release(struct wal *wal, lsn_t lsn);
 void segments_close_retired(struct wal *wal);
+/* Removes the files of the pool that a burst of writes does not need: all, or all but one if none is prepared. */
+void segments_trim(struct wal *wal);
 void segment_free(struct segment *s);
 struct segment *segment_new(uint64_t number);
 void preparer_main(void *wal);

@@ -8,6 +8,9 @@
  *     synced there (callback `use`) before the first record can go in.
  *   - A segment is retired when wal_release says that its records are flushed and the log is synced
  *     past it; only then its descriptor is closed.
+ *   - Of the pool all but what makes one spare, with the prepared one, is removed once nothing was appended for
+ *     WAL_REST_NS, and when the log is closed: after a burst of writes several segments would stay for good. The burst
+ *     after that makes them anew, beside appends to the spare.
  *
  * A failure here never fails the log. It is returned to the writers that need the segment, and
  * tried again when one asks again or when a file comes free. A new file whose writing or
@@ -23,6 +26,7 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <stdlib.h>
+#include <time.h>
 
 /*
  * Of one write into a new file. Linux keeps what is written at once in folios as large as that, and a later small
@@ -36,6 +40,7 @@
  * pages is dirtied once more than needed, which a sync pays for; 256 KiB is 64 faults.
  */
 #define WINDOW_BYTES (256u << 10)
+#define WAL_REST_NS UINT64_C(2000000000)
 #define TOUCH_BYTES 8192u /* made writable again at the tail after each sync: this page and the next */
 
 struct segment *segment_new(uint64_t number)
@@ -256,7 +261,9 @@ static int begin_use(struct wal *wal, struct segment *s, lsn_t base)
         use.salt = 1;
     s->use = use;
     choose_way(wal, s);
-    return wal->options.use(wal->options.arg, &s->use);
+    rc = wal->options.use(wal->options.arg, &s->use);
+    s->unsure = rc != 0;
+    return rc;
 }
 
 int segment_prepare(struct wal *wal)
@@ -295,12 +302,32 @@ int segment_prepare(struct wal *wal)
 
 static bool has_spare(const struct wal *wal) { return wal->next || wal->pool || wal->retired; }
 
+bool wal_is_long(const struct wal *wal)
+{
+    pthread_mutex_t *lock = (pthread_mutex_t *)&wal->lock; /* as below */
+
+    pthread_mutex_lock(lock);
+    bool is = wal->first != wal->last || wal->live;
+    pthread_mutex_unlock(lock);
+    return is;
+}
+
 bool wal_has_spare(const struct wal *wal)
 {
     pthread_mutex_t *lock = (pthread_mutex_t *)&wal->lock; /* the caller's view is const, the mutex is not */
 
     pthread_mutex_lock(lock);
     bool any = has_spare(wal);
+    pthread_mutex_unlock(lock);
+    return any;
+}
+
+bool wal_expects_spare(const struct wal *wal)
+{
+    pthread_mutex_t *lock = (pthread_mutex_t *)&wal->lock;
+
+    pthread_mutex_lock(lock);
+    bool any = has_spare(wal) || (wal->preparer && !wal->prepare_error);
     pthread_mutex_unlock(lock);
     return any;
 }
@@ -375,7 +402,61 @@ void segments_close_retired(struct wal *wal)
     pthread_mutex_unlock(&wal->lock);
 }
 
+/* What may be removed of the pool, one that comes after the first if that is the spare. Lock held. */
+static struct segment **excess(struct wal *wal)
+{
+    struct segment **p = &wal->pool;
+
+    if (!wal->next && *p)
+        p = &(*p)->next;
+    while (*p && (*p)->unsure)
+        p = &(*p)->next;
+    return p;
+}
+
+void segments_trim(struct wal *wal)
+{
+    struct segment *s;
+
+    do {
+        pthread_mutex_lock(&wal->lock);
+        s = pop(excess(wal));
+        pthread_mutex_unlock(&wal->lock);
+        char *path = s ? path_new(wal, s->use.number) : NULL;
+        /* Nothing names it: the edit that did without its records is on the medium. Else the next open finds it. */
+        int rc = path ? env_unlink(wal->options.env, path) : 0;
+        if (rc && rc != -ENOENT)
+            logger_write(&wal->options.log, LSM_LOG_WARNING, "cannot remove log segment %s: %s", path,
+                         strerror(-rc));
+        free(path);
+        if (s)
+            segment_free(s);
+    } while (s);
+}
+
 /* ---- the preparer ---- */
+
+/* Lock held. True if nothing was appended for a while, and there is something to remove. Else waits, for that, too. */
+static bool wait_for_rest(struct wal *wal)
+{
+    struct env *env = wal->options.env;
+
+    if (!*excess(wal)) {
+        pthread_cond_wait(&wal->preparer_wake, &wal->lock);
+        return false;
+    }
+    uint64_t now = env_mono_ns(env);
+    if (wal->rest_tail != wal->tail) {
+        wal->rest_tail = wal->tail;
+        wal->rest_ns = now + WAL_REST_NS;
+    }
+    if (now >= wal->rest_ns)
+        return true;
+    /* An env that starts threads counts its clock as CLOCK_MONOTONIC does. */
+    struct timespec until = {(time_t)(wal->rest_ns / 1000000000u), (long)(wal->rest_ns % 1000000000u)};
+    pthread_cond_timedwait(&wal->preparer_wake, &wal->lock, &until);
+    return false;
+}
 
 bool segment_window_low(const struct wal *wal)
 {
@@ -418,8 +499,10 @@ void preparer_main(void *arg)
             pthread_mutex_lock(&wal->lock);
         } else if (segment_window_low(wal)) {
             extend_window(wal);
-        } else {
-            pthread_cond_wait(&wal->preparer_wake, &wal->lock);
+        } else if (wait_for_rest(wal)) {
+            pthread_mutex_unlock(&wal->lock);
+            segments_trim(wal);
+            pthread_mutex_lock(&wal->lock);
         }
     }
     pthread_mutex_unlock(&wal->lock);

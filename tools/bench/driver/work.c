@@ -29,7 +29,9 @@
 #define VALUE_MAX (1u << 20)
 #define SCAN_KEYS 10u
 #define STORES_TIMES 4u /* an overwrite writes the store so many times more, after the once that fills it */
-#define QUIET_MS 700u   /* background work that wrote nothing for so long has come to rest */
+#define QUIET_MS 700u   /* background work that wrote nothing for so long has come to an end */
+#define REST_MS \
+    3000u /* ... and what is done for a store at rest only, if it is to be measured what it keeps */
 #define QUIET_MAX_S 120u
 #define READERS_WRITES_PER_S 20000u
 
@@ -160,11 +162,11 @@ static void drop_pages(int dirfd, const char *name, uint64_t *sum)
     (void)close(fd);
 }
 
-static void rest(void)
+static void rest(unsigned quiet_ms)
 {
     uint64_t began = now_ns(), last = written_bytes(), quiet = began;
 
-    while (now_ns() - quiet < QUIET_MS * 1000000ull && now_ns() - began < QUIET_MAX_S * 1000000000ull) {
+    while (now_ns() - quiet < quiet_ms * 1000000ull && now_ns() - began < QUIET_MAX_S * 1000000000ull) {
         (void)usleep(50000);
         uint64_t n = written_bytes();
         if (n != last)
@@ -333,7 +335,7 @@ static void run_open(struct worker *w)
 static void run_cold(struct worker *w)
 {
     w->b->engine->flush(w->b->db);
-    rest();
+    rest(QUIET_MS);
     w->b->engine->close(w->b->db);
     each_file(w->b->c->dir, drop_pages, NULL);
     w->b->db = w->b->engine->open(w->b->c);
@@ -342,7 +344,7 @@ static void run_cold(struct worker *w)
 static void run_settle(struct worker *w)
 {
     w->b->engine->flush(w->b->db);
-    rest();
+    rest(QUIET_MS);
 }
 
 static const struct work works[] = {
@@ -443,7 +445,7 @@ static void run_one(struct bench *b, const struct work *k)
     if (k->run == run_delete)
         b->filled = 0;
     if (k->writes)
-        rest();
+        rest(k->fills ? REST_MS : QUIET_MS);
     print_result(b, k, all, seconds, threads, written_bytes() - before);
     free(all);
 }
