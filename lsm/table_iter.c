@@ -70,8 +70,9 @@ static int get_data_block(struct table_iter *it, struct block_handle h, struct c
     *out = cache_lookup(t->cache, t->number, h.offset);
     if (*out)
         return 0;
-    if (it->flags & LSM_NOWAIT)
-        return -EAGAIN;
+    if (it->flags & LSM_NOWAIT) /* a walk is better off where it may read ahead */
+        return it->in_sequence >= READAHEAD_AFTER ? -EAGAIN
+                                                  : table_try_block(t, h, !(it->flags & LSM_NOFILL), out);
     if (it->in_sequence >= READAHEAD_AFTER && !window_has(&it->window, h))
         read_ahead(it, h);
     return table_load_block(t, h, &it->window, !(it->flags & LSM_NOFILL), out);

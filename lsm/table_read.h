@@ -62,7 +62,9 @@ uint8_t *table_block_memory(size_t len);
 /* The same into the cache, which did not have it; referenced. */
 int table_load_block(const struct table *t, struct block_handle h, const struct table_window *w, bool keep,
                      struct cache_block **out);
-/* From the cache or the file; -EAGAIN with LSM_NOWAIT if it would have to be read. */
+/* The same, -EAGAIN if the system does not have it in memory either. */
+int table_try_block(const struct table *t, struct block_handle h, bool keep, struct cache_block **out);
+/* From the cache or the file; -EAGAIN with LSM_NOWAIT if it would have to be read from the disk. */
 int table_get_block(const struct table *t, struct block_handle h, unsigned flags, bool keep,
                     struct cache_block **out);
 /* Into what table_note_in was told of last: the lookup misses this block. */

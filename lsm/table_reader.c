@@ -101,13 +101,15 @@ static int unpack_block(const struct table *t, struct block_handle h, const uint
                        : err;
 }
 
-static int read_stored(const struct table *t, struct block_handle h, uint8_t **out)
+/* With LSM_NOWAIT -EAGAIN, if the system does not have it in memory. */
+static int read_stored(const struct table *t, struct block_handle h, unsigned flags, uint8_t **out)
 {
     size_t len = h.length + TABLE_TRAILER_BYTES;
     uint8_t *data = table_block_memory(h.length);
     if (!data)
         return -ENOMEM;
-    ssize_t n = env_pread(t->file, data, len, h.offset);
+    ssize_t n = flags & LSM_NOWAIT ? env_pread_nowait(t->file, data, len, h.offset)
+                                   : env_pread(t->file, data, len, h.offset);
     if (n >= 0 && (size_t)n == len) {
         *out = data;
         return 0;
@@ -141,7 +143,7 @@ int table_read_block(const struct table *t, struct block_handle h, const struct 
     uint8_t *owned = NULL;
     if (w && window_has(w, h))
         return table_take_stored(t, h, w->buf + (h.offset - w->offset), NULL, out, len);
-    int err = read_stored(t, h, &owned);
+    int err = read_stored(t, h, 0, &owned);
     return err ? err : table_take_stored(t, h, owned, owned, out, len);
 }
 
@@ -157,6 +159,16 @@ int table_load_block(const struct table *t, struct block_handle h, const struct 
     return cache_insert(t->cache, t->number, h.offset, data, len, keep, out);
 }
 
+int table_try_block(const struct table *t, struct block_handle h, bool keep, struct cache_block **out)
+{
+    uint8_t *data;
+    size_t len;
+    int err = read_stored(t, h, LSM_NOWAIT, &data);
+    if (!err)
+        err = table_take_stored(t, h, data, data, &data, &len);
+    return err ? err : cache_insert(t->cache, t->number, h.offset, data, len, keep, out);
+}
+
 int table_get_block(const struct table *t, struct block_handle h, unsigned flags, bool keep,
                     struct cache_block **out)
 {
@@ -165,8 +177,9 @@ int table_get_block(const struct table *t, struct block_handle h, unsigned flags
         return 0;
     if (!(flags & LSM_NOWAIT))
         return table_load_block(t, h, NULL, keep, out);
-    if (flags & TABLE_NOTE)
-        table_note(t, h);
+    if (!(flags & TABLE_NOTE))
+        return table_try_block(t, h, keep, out);
+    table_note(t, h);
     return -EAGAIN;
 }
 
