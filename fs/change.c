@@ -62,6 +62,8 @@ int change_commit(struct change *c)
     if (r == 0 && !none) /* also an empty one: it may be empty for want of memory, which the commit tells */
         r = nowait_commit(c->fs->db, c->batch, c->shrinks);
     lsm_batch_clear(c->batch);
+    if (r == -ESTALE)
+        r = -ERESTART;
     if (r < 0) {
         if (memory) {
             inode_release(memory);

@@ -36,12 +36,14 @@ static int check_small(struct check *c, const struct file_place *at, const struc
 
 /* One extent; `edge` is where the one before ended. */
 static const char *judge_extent(const struct inode *ino, bool truncating, uint64_t edge, uint64_t end,
-                                const uint8_t *value, size_t len)
+                                const uint8_t *value, size_t len, bool in_blob)
 {
     if (len <= EXTENT_HEADER_BYTES)
         return "an extent is too short";
-    uint64_t start = get_le64(value);
-    if (start >= end || end - start != len - EXTENT_HEADER_BYTES || end > FS_SIZE_MAX)
+    if (end > FS_SIZE_MAX || len - EXTENT_HEADER_BYTES > end)
+        return "an extent has impossible bounds";
+    uint64_t start = end - (len - EXTENT_HEADER_BYTES);
+    if (!in_blob && get_le64(value) != start)
         return "an extent has impossible bounds";
     if (start / EXTENT_MAX != (end - 1) / EXTENT_MAX)
         return "an extent crosses the border of its chunk";
@@ -60,7 +62,8 @@ static int check_extents(struct check *c, const struct file_place *at, struct in
     while (r == 0 && (r = check_scan_next(&s)) > 0) {
         size_t key_len, len;
         const uint8_t *key = lsm_iter_key(s.it, &key_len), *value = lsm_iter_value(s.it, &len);
-        const char *what = key_len == 17 ? judge_extent(ino, truncating, edge, get_be64(key + 9), value, len)
+        const char *what = key_len == 17 ? judge_extent(ino, truncating, edge, get_be64(key + 9), value, len,
+                                                        lsm_iter_ref(s.it, NULL))
                                          : "the key of an extent has the wrong length";
         if (what && !*bad)
             problem_at(c, at, ino, what);

@@ -7,6 +7,7 @@
  * edit works out everything from what is stored, and each chunk is edited once in a batch.
  */
 #include "extent.h"
+#include "mutant.h"
 #include "nowait.h"
 
 #include <assert.h>
@@ -39,7 +40,7 @@ static int extent_damaged(void) { return -EIO; }
 
 struct extent {
     uint64_t start, end;
-    const uint8_t *bytes; /* valid until the scan moves */
+    const uint8_t *bytes; /* valid until the scan moves; NULL: in a blob file, until scan_load */
 };
 
 struct scan {
@@ -60,7 +61,7 @@ static int scan_open(struct scan *s, struct lsm *db, fs_id id, uint64_t from, ui
         .upper_len = upper.len,
         .route_key = lower.bytes,
         .route_key_len = lower.len,
-        .flags = nowait_flags(),
+        .flags = nowait_flags() | LSM_KEYS,
     };
     *s = (struct scan){.id = id};
     return lsm_iter_new(db, &options, &s->it);
@@ -114,12 +115,27 @@ static int scan_get(struct scan *s, struct extent *x)
     if (key_len != 17 || len <= EXTENT_HEADER)
         return extent_damaged();
     x->end = get_be64(key + 9);
-    x->start = get_le64(value);
-    x->bytes = value + EXTENT_HEADER;
-    if (x->start >= x->end || x->end - x->start != len - EXTENT_HEADER || x->end > FS_SIZE_MAX ||
-        chunk_floor(x->start) != chunk_floor(x->end - 1) || x->start < s->edge)
+    if (x->end > FS_SIZE_MAX || len - EXTENT_HEADER > x->end)
+        return extent_damaged();
+    x->start = x->end - (len - EXTENT_HEADER);
+    x->bytes = value ? value + EXTENT_HEADER : NULL;
+    if (chunk_floor(x->start) != chunk_floor(x->end - 1) || x->start < s->edge ||
+        (value && !lsm_iter_ref(s->it, NULL) && get_le64(value) != x->start))
         return extent_damaged();
     return 1;
+}
+
+/* Makes the bytes of x, where the scan stands, known. */
+static int scan_load(struct scan *s, struct extent *x)
+{
+    size_t len;
+    if (x->bytes)
+        return 0;
+    int r = lsm_iter_load(s->it);
+    if (r < 0)
+        return r;
+    x->bytes = (const uint8_t *)lsm_iter_value(s->it, &len) + EXTENT_HEADER;
+    return len == x->end - x->start + EXTENT_HEADER ? 0 : extent_damaged();
 }
 
 /* ---- reading ---- */
@@ -136,6 +152,9 @@ int extent_read(struct lsm *db, const struct inode *ino, uint64_t off, uint8_t *
     if (r < 0)
         return r;
     for (scan_seek(&s, off); at < end && (r = scan_get(&s, &x)) > 0 && x.start < end; scan_next(&s, &x)) {
+        r = scan_load(&s, &x);
+        if (r < 0)
+            break;
         if (x.start > at) {
             memset(buf + (at - off), 0, x.start - at);
             at = x.start;
@@ -183,8 +202,10 @@ int extent_seek_hole(struct lsm *db, const struct inode *ino, uint64_t off, uint
 /* ---- an edit of one chunk ---- */
 
 struct span {
-    uint32_t start, end; /* within the chunk */
-    const uint8_t *lent; /* its bytes, if they are not in the edit */
+    uint32_t start, end;        /* within the chunk */
+    const uint8_t *lent;        /* its bytes, if they are not in the edit */
+    const struct lsm_ref *part; /* of a value in a blob file, from its byte `from` on; else NULL */
+    uint32_t from;
 };
 
 /* A cut leaves at most log2(CHUNK / EXTENT_CUT_MIN) + 1 pieces on each side of the write. */
@@ -196,6 +217,8 @@ struct edit {
     uint64_t base;                /* of the chunk */
     struct span spans[SPANS_MAX]; /* to be stored, apart from each other */
     unsigned spans_count;
+    struct lsm_ref parts[2]; /* what spans name: a write cuts two extents at most */
+    unsigned parts_count;
     unsigned old_count;
     uint64_t old_ends[CHUNK / 64];       /* ends (less one) of extents whose keys exist and were taken */
     uint8_t room[EXTENT_HEADER + CHUNK]; /* the chunk's bytes where known, after room for a header */
@@ -209,6 +232,7 @@ static int edit_new(struct inode *ino, struct lsm_batch *batch, struct edit **ou
     e->ino = ino;
     e->batch = batch;
     e->spans_count = 0;
+    e->parts_count = 0;
     e->old_count = 0;
     memset(e->old_ends, 0, sizeof e->old_ends); /* edit_store leaves it so */
     *out = e;
@@ -220,7 +244,22 @@ static uint8_t *edit_bytes(struct edit *e, uint32_t at) { return e->room + EXTEN
 static void edit_span(struct edit *e, uint32_t start, uint32_t end, const uint8_t *lent)
 {
     assert(e->spans_count < SPANS_MAX && start < end && end <= CHUNK);
-    e->spans[e->spans_count++] = (struct span){start, end, lent};
+    e->spans[e->spans_count++] = (struct span){.start = start, .end = end, .lent = lent};
+}
+
+/* [start, end) stays in the blob file where x is, whose value is `part`; EXTENT_HEADER bytes before it go along. */
+static void edit_part(struct edit *e, const struct extent *x, const struct lsm_ref *part, uint32_t start,
+                      uint32_t end)
+{
+    assert(e->spans_count < SPANS_MAX && e->parts_count < 2 && start < end && end <= CHUNK);
+    e->parts[e->parts_count] = *part;
+    e->spans[e->spans_count++] =
+        (struct span){.start = start,
+                      .end = end,
+                      .part = &e->parts[e->parts_count++],
+                      .from = mutant("a part of an extent begins where the extent does")
+                                  ? 0
+                                  : start - (uint32_t)(x->start - e->base)};
 }
 
 /* An extent is to be replaced: notes its key. */
@@ -236,10 +275,12 @@ static int edit_take(struct edit *e, const struct extent *x)
     return 0;
 }
 
-/* The same, and loads its bytes. */
-static int edit_take_bytes(struct edit *e, const struct extent *x)
+/* The same, and loads its bytes: the scan stands on x. */
+static int edit_take_bytes(struct edit *e, struct scan *s, struct extent *x)
 {
     int r = edit_take(e, x);
+    if (r == 0)
+        r = scan_load(s, x);
     if (r == 0)
         memcpy(edit_bytes(e, (uint32_t)(x->start - e->base)), x->bytes, x->end - x->start);
     return r;
@@ -250,7 +291,9 @@ static void edit_put(struct edit *e, struct span n)
     struct key k = key_u64(e->ino->attr.id, KEY_EXTENT, e->base + n.end);
     uint8_t *value = edit_bytes(e, n.start) - EXTENT_HEADER, saved[EXTENT_HEADER], header[EXTENT_HEADER];
     put_le64(header, e->base + n.start);
-    if (n.lent) {
+    if (n.part) {
+        lsm_batch_put_part(e->batch, k.bytes, k.len, n.part, n.from, EXTENT_HEADER + n.end - n.start);
+    } else if (n.lent) {
         lsm_batch_put_lent(e->batch, k.bytes, k.len, header, sizeof header, n.lent, n.end - n.start);
     } else {
         memcpy(saved, value, sizeof saved); /* the header borrows the place of the bytes before */
@@ -272,7 +315,7 @@ static void edit_store(struct edit *e)
 {
     for (unsigned i = 0; i < e->spans_count; i++)
         edit_put(e, e->spans[i]);
-    e->spans_count = 0;
+    e->spans_count = e->parts_count = 0;
     for (uint32_t i = 0; e->old_count; i++) {
         assert(i < CHUNK / 64);
         for (; e->old_ends[i]; e->old_count--) {
@@ -325,7 +368,7 @@ static int take_left(struct edit *e, struct scan *s, bool fill, struct span *n)
         uint32_t start = (uint32_t)(x.start - e->base), end = (uint32_t)(x.end - e->base);
         if (n->end - start > EXTENT_SPAN_MIN && (end < n->start || end - start >= limit))
             return 0;
-        r = edit_take_bytes(e, &x);
+        r = edit_take_bytes(e, s, &x);
         if (r < 0)
             return r;
         memset(edit_bytes(e, end), 0, n->start - end);
@@ -351,7 +394,7 @@ static int take_right(struct edit *e, struct scan *s, bool fill, struct span *n)
         uint32_t start = (uint32_t)(x.start - e->base), end = (uint32_t)(x.end - e->base);
         if (end - n->start > EXTENT_SPAN_MIN && (start > n->end || end - start >= limit))
             return 0;
-        r = edit_take_bytes(e, &x);
+        r = edit_take_bytes(e, s, &x);
         if (r < 0)
             return r;
         memset(edit_bytes(e, n->end), 0, start - n->end);
@@ -365,8 +408,37 @@ static int take_right(struct edit *e, struct scan *s, bool fill, struct span *n)
 /* What a write of one chunk found in its place. */
 struct covered {
     uint32_t bytes;      /* already stored of the range written */
-    uint32_t start, end; /* the range with the rests of the first and last extent it cuts */
+    uint32_t start, end; /* the range with the rests of the first and last extent it cuts, but for parts */
+    bool part_left, part_right; /* a rest stays where it is: rule "part" */
 };
+
+/*
+ * x, where the scan stands, is covered by n but for a rest on the left, or right, or both. A rest in a blob file that is
+ * long enough stays there.
+ */
+static int take_cut(struct edit *e, struct scan *s, struct extent *x, struct span n, struct covered *c)
+{
+    const uint32_t start = (uint32_t)(x->start - e->base), end = (uint32_t)(x->end - e->base);
+    const uint32_t left = start < n.start ? n.start - start : 0, right = end > n.end ? end - n.end : 0;
+    struct lsm_ref ref;
+    const bool blob = lsm_iter_ref(s->it, &ref);
+    const bool part_left = blob && left >= EXTENT_PART_MIN, part_right = blob && right >= EXTENT_PART_MIN;
+    const bool copies = (left && !part_left) || (right && !part_right);
+    int r = copies ? edit_take_bytes(e, s, x) : edit_take(e, x);
+    if (r < 0)
+        return r;
+    if (part_left)
+        edit_part(e, x, &ref, start, n.start);
+    else if (left)
+        c->start = start;
+    if (part_right)
+        edit_part(e, x, &ref, n.end, end);
+    else if (right)
+        c->end = end;
+    c->part_left |= part_left;
+    c->part_right |= part_right;
+    return 0;
+}
 
 /* Takes every extent that overlaps n; the scan then stands behind the last one. */
 static int take_covered(struct edit *e, struct scan *s, struct span n, struct covered *c)
@@ -377,11 +449,9 @@ static int take_covered(struct edit *e, struct scan *s, struct span n, struct co
     for (; (r = scan_get(s, &x)) > 0 && x.start < e->base + n.end; scan_next(s, &x)) {
         uint32_t start = (uint32_t)(x.start - e->base), end = (uint32_t)(x.end - e->base);
         bool whole = start >= n.start && end <= n.end;
-        r = whole ? edit_take(e, &x) : edit_take_bytes(e, &x);
+        r = whole ? edit_take(e, &x) : take_cut(e, s, &x, n, c);
         if (r < 0)
             break;
-        c->start = start < c->start ? start : c->start;
-        c->end = end > c->end ? end : c->end;
         c->bytes += (end < n.end ? end : n.end) - (start > n.start ? start : n.start);
         if (end >= n.end) {
             scan_next(s, &x);
@@ -443,14 +513,14 @@ static int write_chunk(struct edit *e, struct scan *s, struct span n, const uint
                        bool stays)
 {
     const struct span written = n;
-    struct covered c = {0, n.start, n.end};
+    struct covered c = {.start = n.start, .end = n.end};
     const uint32_t len = n.end - n.start, unit = cut_unit(len);
     int r = append ? 0 : take_covered(e, s, n, &c);
     if (r < 0)
         return r;
     const bool fill = c.bytes < len;
-    const bool pieces_left = c.start < n.start && cut_left(e, c.start, unit, &n);
-    const bool pieces_right = c.end > n.end && cut_right(e, c.end, unit, &n);
+    const bool pieces_left = c.part_left || (c.start < n.start && cut_left(e, c.start, unit, &n));
+    const bool pieces_right = c.part_right || (c.end > n.end && cut_right(e, c.end, unit, &n));
     if (!append && !pieces_right)
         r = take_right(e, s, fill, &n);
     if (r == 0 && !pieces_left)
@@ -484,7 +554,7 @@ int extent_write(struct lsm *db, struct inode *ino, uint64_t off, const uint8_t 
     for (uint64_t at = off; r == 0 && at < end;) {
         e->base = chunk_floor(at);
         uint64_t stop = end - e->base < CHUNK ? end : e->base + CHUNK;
-        struct span n = {(uint32_t)(at - e->base), (uint32_t)(stop - e->base), NULL};
+        struct span n = {.start = (uint32_t)(at - e->base), .end = (uint32_t)(stop - e->base)};
         r = write_chunk(e, &s, n, buf + (at - off), at >= ino->attr.size, stays);
         at = stop;
     }
@@ -496,13 +566,13 @@ int extent_write(struct lsm *db, struct inode *ino, uint64_t off, const uint8_t 
 /* ---- deleting ---- */
 
 /* The hole [from, to) begins or ends within x, where the scan stands. Moves the scan. */
-static int punch_within(struct edit *e, struct scan *s, const struct extent *x, uint64_t from, uint64_t to)
+static int punch_within(struct edit *e, struct scan *s, struct extent *x, uint64_t from, uint64_t to)
 {
     e->base = chunk_floor(x->start);
     uint32_t start = (uint32_t)(x->start - e->base), end = (uint32_t)(x->end - e->base);
-    struct span left = {start, x->start < from ? (uint32_t)(from - e->base) : start, NULL};
-    struct span right = {x->end > to ? (uint32_t)(to - e->base) : end, end, NULL};
-    int r = edit_take_bytes(e, x);
+    struct span left = {.start = start, .end = x->start < from ? (uint32_t)(from - e->base) : start};
+    struct span right = {.start = x->end > to ? (uint32_t)(to - e->base) : end, .end = end};
+    int r = edit_take_bytes(e, s, x);
     if (r < 0)
         return r;
     if (left.start < left.end && right.start < right.end && end - start <= EXTENT_SPAN_MIN) {

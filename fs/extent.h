@@ -1,8 +1,9 @@
 /*
  * extent.h - the extent map: larger contents of one file, under keys 0x04.
  *
- * Format: key {id, 0x04, be64 end}, value {le64 start, the bytes [start, end)}. What no extent covers
- * is a hole. The file is seen as chunks, aligned blocks of EXTENT_MAX bytes:
+ * Format: key {id, 0x04, be64 end}, value {8 bytes, the bytes [start, end)}: its length says where it starts. The 8 bytes
+ * are le64 start where the value is in a table or the log; of a value in a blob file they are not looked at, since
+ * it may be the rest of a longer one (rule "part"; SUPER_INCOMPAT_PARTS). What no extent covers is a hole. The file is seen as chunks, aligned blocks of EXTENT_MAX bytes:
  *   - an extent lies within one chunk, so it is at most EXTENT_MAX long and an edit of one chunk
  *     never concerns another; extents do not overlap. What violates this is damage: -EIO.
  *   - two extents in succession in a chunk span more than EXTENT_SPAN_MIN bytes together (the gap
@@ -13,6 +14,8 @@
  * A write becomes one extent per chunk, or two of EXTENT_WHOLE if it is all of the chunk: those are just large enough for
  * the engine's blob files, and what is left of one after a small write is too small for them. Else that write would sync a
  * blob file, which grows, besides the log. What else is rewritten beside it, and why:
+ *   part   What a write leaves of an extent in a blob file, on either side, stays in it, and is named where it lies, without
+ *          being read, if it is EXTENT_PART_MIN long. So 4 KiB at a random place are 4 KiB in the log.
  *   cut    What it covers of an extent is cut off; the rest must be rewritten, since its key or its
  *          start changes. While at it, that rest is split like a buddy allocator would: pieces
  *          double in size away from the write, from the write's own size (at least EXTENT_CUT_MIN)
@@ -38,6 +41,7 @@
 #define EXTENT_BLOCK 4096u       /* the page: what the kernel reads at least */
 #define EXTENT_WHOLE (32u << 10) /* not less than BLOB_MIN_BYTES of store.c, and less than twice that */
 #define EXTENT_CUT_MIN 1024u     /* smallest piece that a cut leaves on purpose */
+#define EXTENT_PART_MIN 4096u    /* of a blob: to read it, 16 KiB are read and verified */
 #define EXTENT_END_MAX ((uint64_t)FS_SIZE_MAX + 1) /* beyond every extent; a multiple of EXTENT_MAX */
 
 /* Fills all of buf; the caller has limited len to the size of the file. */

@@ -5,6 +5,7 @@
 #include "change.h"
 #include "data.h"
 #include "nowait.h"
+#include "record.h"
 #include <errno.h>
 #include <linux/falloc.h>
 #include <stdio.h>
@@ -110,11 +111,17 @@ int fs_seek(struct fs *fs, fs_id id, uint64_t off, int whence, uint64_t *out)
 
 /* ---- writing ---- */
 
+/* A compaction moved what a write was to name, between looking it up and the commit: that can't happen so often. */
+#define WRITE_TRIES 10u
+
 static int write_begun(struct change *c, uint64_t off, const void *buf, size_t len)
 {
     int r = check_regular(c->ino.attr.mode);
     if (r == 0 && off + len > c->ino.attr.size)
         r = truncate_retry(c->fs, &c->ino, c->batch);
+    if (r == 0 && c->ino.layout == LAYOUT_EXTENTS &&
+        off < c->ino.attr.size) /* it may leave parts of extents */
+        r = fs_require(c->fs, SUPER_INCOMPAT_PARTS);
     if (r == 0)
         r = note_damage(c->fs, &c->ino, off, data_write(c->fs->db, &c->ino, off, buf, len, c->batch));
     if (r < 0)
@@ -123,16 +130,10 @@ static int write_begun(struct change *c, uint64_t off, const void *buf, size_t l
     return change_commit(c);
 }
 
-static int write_by(struct fs *fs, fs_id id, uint64_t off, const void *buf, size_t len, bool privileged)
+static int try_write(struct fs *fs, fs_id id, uint64_t off, const void *buf, size_t len, bool privileged)
 {
     struct change c;
 
-    if (len > FS_WRITE_MAX)
-        return -EINVAL;
-    if (off > FS_SIZE_MAX || len > FS_SIZE_MAX - off)
-        return -EFBIG;
-    if (len == 0)
-        return 0;
     int r = change_begin(&c, fs, id);
     if (r == 0 && !privileged)
         change_kill_suidgid(&c);
@@ -140,6 +141,21 @@ static int write_by(struct fs *fs, fs_id id, uint64_t off, const void *buf, size
         r = write_begun(&c, off, buf, len);
     change_end(&c);
     return r;
+}
+
+static int write_by(struct fs *fs, fs_id id, uint64_t off, const void *buf, size_t len, bool privileged)
+{
+    int r = -ERESTART;
+
+    if (len > FS_WRITE_MAX)
+        return -EINVAL;
+    if (off > FS_SIZE_MAX || len > FS_SIZE_MAX - off)
+        return -EFBIG;
+    if (len == 0)
+        return 0;
+    for (unsigned i = 0; r == -ERESTART && i < WRITE_TRIES; i++)
+        r = try_write(fs, id, off, buf, len, privileged);
+    return r == -ERESTART ? -EIO : r;
 }
 
 int fs_write(struct fs *fs, fs_id id, uint64_t off, const void *buf, size_t len)

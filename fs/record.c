@@ -438,6 +438,11 @@ void record_super_encode(const struct super *super, uint8_t out[SUPER_BYTES])
     put_le64(out + SUPER_OFF_SEED, super->hash_seed);
 }
 
+void record_super_set_incompat(uint8_t *bytes, uint64_t incompat)
+{
+    put_le64(bytes + SUPER_OFF_INCOMPAT, incompat);
+}
+
 /* A later version may be longer; whether we understand it is the caller's to say. */
 int record_super_decode(const void *bytes, size_t len, struct super *out)
 {

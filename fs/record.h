@@ -54,7 +54,8 @@
 #define SUPER_VERSION 1u
 #define SUPER_COMPAT_KNOWN UINT64_C(0)
 #define SUPER_RO_COMPAT_KNOWN UINT64_C(0)
-#define SUPER_INCOMPAT_KNOWN UINT64_C(0)
+#define SUPER_INCOMPAT_PARTS UINT64_C(1) /* extents may be parts of values in blob files: extent.h */
+#define SUPER_INCOMPAT_KNOWN SUPER_INCOMPAT_PARTS
 
 struct super {
     uint32_t version;
@@ -62,6 +63,9 @@ struct super {
     uint8_t uuid[16];
     uint64_t hash_seed;
 };
+
+/* Sets the word in an encoded superblock, of whatever version. */
+void record_super_set_incompat(uint8_t *bytes, uint64_t incompat);
 
 struct touch {
     struct timespec time;

@@ -215,8 +215,42 @@ static int load_super(struct fs *fs, bool create)
     }
     if (r == 0)
         r = check_super(fs, &super);
-    if (r == 0)
+    if (r == 0) {
         fs->hash_seed = super.hash_seed;
+        fs->incompat = super.incompat;
+    }
+    return r;
+}
+
+int fs_require(struct fs *fs, uint64_t feature)
+{
+    struct key key = key_plain(ID_SUPER, KEY_SUPER);
+    struct lsm_value v = {0};
+    struct lsm_batch *batch = NULL;
+    uint8_t *bytes = NULL;
+
+    if (__atomic_load_n(&fs->incompat, __ATOMIC_ACQUIRE) & feature)
+        return 0;
+    if (nowait_on())
+        return -EAGAIN;
+    int r = lsm_get(fs->db, key.bytes, key.len, NULL, 0, &v);
+    if (r == 0)
+        r = lsm_batch_new(&batch);
+    if (r == 0)
+        r = (bytes = malloc(v.len)) ? 0 : -ENOMEM;
+    if (r == 0) { /* several threads at once say the same */
+        uint64_t all = __atomic_load_n(&fs->incompat, __ATOMIC_ACQUIRE) | feature;
+        memcpy(bytes, v.data, v.len); /* load_super has looked at it */
+        record_super_set_incompat(bytes, all);
+        lsm_batch_put(batch, key.bytes, key.len, bytes, v.len);
+        r = mutant("a feature is used before the superblock names it") ? 0
+                                                                       : nowait_commit(fs->db, batch, false);
+        if (r == 0)
+            __atomic_store_n(&fs->incompat, all, __ATOMIC_RELEASE);
+    }
+    free(bytes);
+    lsm_batch_free(batch);
+    lsm_value_release(&v);
     return r;
 }
 

@@ -21,6 +21,7 @@ struct fs {
     char *path;
     bool read_only, noatime;
     uint64_t hash_seed, hash_mask;
+    uint64_t incompat; /* atomic: features that the superblock names */
     uint64_t inode_bytes_max;
     void (*log)(void *arg, enum lsm_log_level level, const char *message);
     void *log_arg;
@@ -41,6 +42,12 @@ int fs_damaged(struct fs *fs, const struct key *key, const char *what);
 
 /* Sets what makes a store of ours: where keys are routed, how TOUCH operands are folded. */
 void fs_lsm_options(struct lsm_options *lsm);
+
+/*
+ * Before the first use of an incompatible feature: names it in the superblock, once in a store's life. It is in the log before
+ * what uses it, and so on the medium. -EAGAIN where waiting is not allowed.
+ */
+int fs_require(struct fs *fs, uint64_t feature);
 
 struct timespec fs_now(struct fs *fs);
 

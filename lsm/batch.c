@@ -40,6 +40,7 @@ void lsm_batch_clear(struct lsm_batch *batch)
     batch->lent_bytes = 0;
     batch->error = 0;
     batch->has_merge = batch->has_range = false;
+    batch->parts = 0;
     batch->range_bytes = 0;
 }
 
@@ -117,6 +118,25 @@ void lsm_batch_put_lent(struct lsm_batch *batch, const void *key, size_t key_len
         return;
     batch->lent[batch->lent_count++] = (struct batch_lent){batch->count - 1, lent, lent_len};
     batch->lent_bytes += lent_len + VARINT_MAX;
+}
+
+void lsm_batch_put_part(struct lsm_batch *batch, const void *key, size_t key_len, const struct lsm_ref *ref,
+                        size_t from, size_t len)
+{
+    struct blob_pointer p;
+    uint8_t pointer[BLOB_POINTER_MAX];
+    static_assert(sizeof ref->bytes == BLOB_POINTER_MAX, "any pointer fits");
+    if (batch->error)
+        return;
+    if (ref->len > sizeof ref->bytes || blob_pointer_decode(ref->bytes, ref->len, &p) || len == 0 ||
+        from > p.length || len > p.length - from) {
+        batch->error = -EINVAL;
+        return;
+    }
+    p.from += (uint32_t)from;
+    p.length = (uint32_t)len;
+    add(batch, ENTRY_BLOB, key, key_len, pointer, blob_pointer_encode(&p, pointer));
+    batch->parts++;
 }
 
 void lsm_batch_delete(struct lsm_batch *batch, const void *key, size_t key_len)

@@ -4,8 +4,8 @@
  * Format of the payload of a log record (little-endian; varints as in coding.h):
  *     u32  number of changes
  *     per change: u8 type (enum entry_type), varint key length, varint value length (not for
- *                 deletes), key, value. Of an ENTRY_BLOB the value is a pointer (blob_format.h): never
- *                 in what a caller builds, but commit.c makes one of each large value
+ *                 deletes), key, value. Of an ENTRY_BLOB the value is a pointer (blob_format.h): commit.c
+ *                 makes one of each large value, lsm_batch_put_part one to what is there already
  * Of a range delete the key is the start, which is part of the range, and the value is
  *     varint n  0: it concerns every shard; else the shard of a route key of n - 1 bytes
  *     route key, end (the rest; not part of the range, and above the start)
@@ -41,6 +41,7 @@ struct lsm_batch {
     size_t lent_bytes; /* of all of them, and what longer lengths take when they are put into the log */
     int error;         /* the first that happened while building */
     bool has_merge, has_range;
+    uint32_t parts;     /* changes by lsm_batch_put_part */
     size_t range_bytes; /* of the bounds of range deletes */
 };
 

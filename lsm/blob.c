@@ -206,14 +206,39 @@ int blob_write(struct shard *s, struct blob_value *values, unsigned count, bool 
     return (int)n;
 }
 
-void blob_named(struct shard *s, const struct blob_value *v, lsn_t end)
+int blob_retain(struct shard *s, const struct blob_pointer *p, struct blob_file **out)
 {
-    (void)s;
-    lsn_t now = __atomic_load_n(&v->file->named_until, __ATOMIC_RELAXED);
-    while (now < end && !__atomic_compare_exchange_n(&v->file->named_until, &now, end, true, __ATOMIC_RELEASE,
-                                                     __ATOMIC_RELAXED))
+    int err = -ESTALE;
+    struct view *v = view_get(s);
+    struct blob_file *f = version_blob(v->version, p->number);
+    if (f) {
+        pthread_mutex_lock(&s->blobs.lock);
+        if (!f->doomed) {
+            (void)__atomic_fetch_add(&f->writers, 1, __ATOMIC_ACQ_REL);
+            *out = f; /* from now on every version has it, and a reference on it */
+            err = 0;
+        }
+        pthread_mutex_unlock(&s->blobs.lock);
+    }
+    view_unref(v);
+    for (unsigned i = 0; !f && i < s->db->shard_count && err == -ESTALE; i++) {
+        v = view_get(&s->db->shards[i]);
+        if (version_blob(v->version, p->number))
+            err = -EINVAL;
+        view_unref(v);
+    }
+    return err;
+}
+
+void blob_release(struct blob_file *f) { leave(f); }
+
+void blob_named(struct blob_file *f, lsn_t end)
+{
+    lsn_t now = __atomic_load_n(&f->named_until, __ATOMIC_RELAXED);
+    while (now < end &&
+           !__atomic_compare_exchange_n(&f->named_until, &now, end, true, __ATOMIC_RELEASE, __ATOMIC_RELAXED))
         ;
-    leave(v->file);
+    leave(f);
 }
 
 void blob_unwrite(struct shard *s, const struct blob_value *v)

@@ -46,8 +46,14 @@ struct shard_blobs {
  * nowait: there is no file with room. Any error: nothing is left behind but unused bytes.
  */
 int blob_write(struct shard *s, struct blob_value *values, unsigned count, bool nowait);
-/* Its record is in the memtable and ends at `end`. */
-void blob_named(struct shard *s, const struct blob_value *v, lsn_t end);
+/*
+ * What an earlier record or a table names is to be named by another record, too: until blob_named or blob_release its file
+ * can't be forgotten. -ESTALE: it has been, or is about to be, since what was in it was moved. -EINVAL: it is another shard's.
+ */
+int blob_retain(struct shard *s, const struct blob_pointer *p, struct blob_file **out);
+void blob_release(struct blob_file *f);
+/* A record that names a value in f is in the memtable and ends at `end`. */
+void blob_named(struct blob_file *f, lsn_t end);
 /* There will be no record. The place is used again if nothing came after it. */
 void blob_unwrite(struct shard *s, const struct blob_value *v);
 

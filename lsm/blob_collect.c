@@ -25,6 +25,16 @@ static bool is_settled(const struct shard *s, const struct blob_file *f)
            mutant("a blob file is forgotten before it is flushed");
 }
 
+/* From now on nobody may name it: a record that would is turned away. */
+static bool doom(struct shard *s, struct blob_file *f)
+{
+    pthread_mutex_lock(&s->blobs.lock);
+    bool settled = is_settled(s, f);
+    f->doomed |= settled;
+    pthread_mutex_unlock(&s->blobs.lock);
+    return settled;
+}
+
 /* An open file that holds nothing but garbage is full enough. */
 static void seal_if_garbage(struct shard *s, struct blob_file *f)
 {
@@ -60,7 +70,7 @@ int blob_forget_dead(struct shard *s)
             continue;
         if (__atomic_load_n(&f->open, __ATOMIC_ACQUIRE) && blob_file_bytes(f) > BLOB_HEADER_BYTES)
             seal_if_garbage(s, f);
-        if (is_settled(s, f))
+        if (doom(s, f))
             dead[edit.blob_remove_count++] = (struct blob_meta){.number = f->number, .shard = s->index};
     }
     view_unref(view);
@@ -102,14 +112,19 @@ static double alive_ratio(const struct version_blob *b)
     return (double)b->bytes / (double)(blob_file_bytes(b->file) + 1);
 }
 
-static bool may_collect(const struct shard *s, const struct version_blob *b)
+/*
+ * A memtable may name a part of it anew all the time, so it need not be settled: what a flush brings of it then moves as well, and
+ * it is forgotten once it is.
+ */
+static bool may_collect(const struct version_blob *b)
 {
-    return b->pointers && !b->file->collecting && !b->file->unreadable && is_settled(s, b->file);
+    return b->pointers && !b->file->collecting && !b->file->unreadable &&
+           !__atomic_load_n(&b->file->open, __ATOMIC_ACQUIRE);
 }
 
 static bool is_small(const struct shard *s, const struct version_blob *b)
 {
-    return blob_file_bytes(b->file) < s->db->options.blob_file_bytes / 4 && may_collect(s, b);
+    return blob_file_bytes(b->file) < s->db->options.blob_file_bytes / 4 && may_collect(b);
 }
 
 /* Marks the files whose values are to move. Their number only grows until they are gone. True if there is any. */
@@ -122,7 +137,7 @@ static bool choose_files(struct shard *s, const struct version *v, const struct 
     bool any = false;
     for (size_t i = 0; i < v->blob_count; i++) {
         struct version_blob *b = &v->blobs[i];
-        if (may_collect(s, b) && (alive_ratio(b) < 0.5 || (small > SMALL_MAX && is_small(s, b))))
+        if (may_collect(b) && (alive_ratio(b) < 0.5 || (small > SMALL_MAX && is_small(s, b))))
             b->file->collecting = true;
         any |= b->file->collecting;
         if (b->file->collecting)
@@ -131,7 +146,7 @@ static bool choose_files(struct shard *s, const struct version *v, const struct 
     while (bytes > bound) {
         struct version_blob *emptiest = NULL;
         for (size_t i = 0; i < v->blob_count; i++)
-            if (may_collect(s, &v->blobs[i]) && alive_ratio(&v->blobs[i]) < 0.95 &&
+            if (may_collect(&v->blobs[i]) && alive_ratio(&v->blobs[i]) < 0.95 &&
                 (!emptiest || alive_ratio(&v->blobs[i]) < alive_ratio(emptiest)))
                 emptiest = &v->blobs[i];
         if (!emptiest)
@@ -195,20 +210,30 @@ static struct table_file *choose_table(const struct version *v, uint64_t only, u
     return best;
 }
 
-/* What the entries of a table may have made garbage of, below it: of one value each, or by a range delete of all. */
-static uint64_t may_hide(const struct table_meta *m, uint64_t average, uint64_t all, uint64_t old_s)
+static uint64_t table_names(const struct table_meta *m)
 {
-    uint64_t bytes = m->deletes * average + (m->range_deletes && m->deletes_since_s <= old_s ? all : 0);
+    uint64_t bytes = 0;
     for (size_t i = 0; i < m->blob_count; i++)
         bytes += m->blobs[i].bytes;
     return bytes;
+}
+
+/*
+ * What the entries of a table may have made garbage of, below it: of one value each, or by a range delete of all. A part of an
+ * extent takes the place of more of it, and the difference is garbage: what was written in between, about, which is in the table.
+ */
+static uint64_t may_hide(const struct table_meta *m, uint64_t average, uint64_t all, uint64_t old_s)
+{
+    const uint64_t names = table_names(m), parts = m->part_bytes < names ? m->part_bytes : names;
+    return m->deletes * average + (m->range_deletes && m->deletes_since_s <= old_s ? all : 0) +
+           (names - parts) + (parts < m->bytes ? parts : m->bytes);
 }
 
 static uint64_t level_names(const struct level *level)
 {
     uint64_t bytes = 0;
     for (size_t i = 0; i < level->count; i++)
-        bytes += may_hide(&level->files[i]->meta, 0, 0, 0);
+        bytes += table_names(&level->files[i]->meta);
     return bytes;
 }
 

@@ -34,8 +34,10 @@ struct blob_file {
     struct blob_file *sync_next;  /* link of the list that is being synced */
     unsigned given_back;          /* places */
     bool gap;                     /* the next place is not to begin where one was given back */
-    unsigned writers;             /* atomic: extents written, or being written, whose record is not in yet */
-    lsn_t named_until;            /* atomic: no record at or above names anything in it */
+    bool doomed;                  /* it is being forgotten: nothing may name it any more */
+    unsigned
+        writers; /* atomic: extents written, being written, or to be named anew, whose record is not in yet */
+    lsn_t named_until; /* atomic: no record at or above names anything in it */
 
     /* the background thread's own */
     bool collecting; /* what is alive in it is to be moved away */

@@ -18,11 +18,19 @@
 
 #include "vset_internal.h"
 
+#define BLOB_CHECKED 256u /* small writes into a few extents name each of them many times */
+
+struct blob_place {
+    uint64_t number, offset; /* 0: none */
+};
+
 struct blob_recovery {
     const struct vset *vset;
     bool rewrite;
     struct blob_file **touched; /* malloc'ed; borrowed files */
     size_t count, capacity;
+    struct blob_place
+        checked[BLOB_CHECKED]; /* extents that were good, and written again, at a place by hash */
 };
 
 /*

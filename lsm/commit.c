@@ -41,6 +41,8 @@ struct plan {
     struct large *large;
     struct blob_value *values; /* of each large one; file NULL: not written */
     size_t large_count;
+    struct blob_file **kept; /* files of the values that are named in part, each held */
+    size_t kept_count;
     bool paced;   /* it has waited as long as back-pressure demands */
     bool may_log; /* the large values may go into the log, if there is no space for them elsewhere */
     struct batch_change *changes;
@@ -59,6 +61,9 @@ static void plan_free(struct plan *p)
         free(p->changes);
         free(p->shard_of);
     }
+    while (p->kept_count > 0)
+        blob_release(p->kept[--p->kept_count]);
+    free(p->kept);
     free(p->large);
     free(p->values);
     free(p->own_payload);
@@ -185,10 +190,37 @@ static int write_large(struct lsm *db, struct plan *p, bool nowait)
     return 0;
 }
 
-static void name_large(struct lsm *db, struct plan *p, lsn_t end)
+static void name_large(struct plan *p, lsn_t end)
 {
     for (size_t i = 0; i < p->large_count; i++)
-        blob_named(&db->shards[p->shard_of[p->large[i].change]], &p->values[i], end);
+        blob_named(p->values[i].file, end);
+    while (p->kept_count > 0)
+        blob_named(p->kept[--p->kept_count], end);
+}
+
+/* What the batch names in part must stay until the record does. */
+static int keep_parts(struct lsm *db, struct plan *p)
+{
+    struct blob_pointer pointer;
+    struct batch_built_reader br;
+    struct batch_change c;
+    if (!p->batch->parts)
+        return 0;
+    p->kept = malloc(p->batch->parts * sizeof(struct blob_file *));
+    if (!p->kept)
+        return -ENOMEM;
+    batch_built_begin(&br, p->batch);
+    for (uint32_t i = 0; batch_built_next(&br, &c); i++) {
+        if (c.type != ENTRY_BLOB)
+            continue;
+        int err = blob_pointer_decode(c.value, c.value_len, &pointer);
+        assert(!err);
+        err = blob_retain(&db->shards[p->shard_of[i]], &pointer, &p->kept[p->kept_count]);
+        if (err)
+            return err;
+        p->kept_count++;
+    }
+    return 0;
 }
 
 /* `in_log`: with no large values set apart. */
@@ -204,6 +236,8 @@ static int plan_make(struct lsm *db, const struct lsm_batch *batch, bool in_log,
     p->large = NULL;
     p->values = NULL;
     p->large_count = 0;
+    p->kept = NULL;
+    p->kept_count = 0;
     p->may_log = p->paced = false;
     p->changes = p->changes_stack;
     p->shard_of = p->shard_stack;
@@ -228,7 +262,9 @@ static int plan_make(struct lsm *db, const struct lsm_batch *batch, bool in_log,
         else if (c->value_len + c->lent_len > p->largest_value && (in_log || !is_large(db, c)))
             p->largest_value = c->value_len + c->lent_len;
     }
-    int err = in_log ? 0 : plan_large(db, p);
+    int err = keep_parts(db, p);
+    if (!err && !in_log)
+        err = plan_large(db, p);
     if (!err && p->payload_len > wal_payload_max(db->wal))
         err = -E2BIG;
     if (!err && !p->large_count && !batch->lent_count) {
@@ -485,7 +521,7 @@ static int append_and_insert(struct lsm *db, struct plan *p, lsn_t *end)
     if (err) /* the log has failed: the frontier stays below this record for good */
         return err;
     db_insert(db, p->changes, p->shard_of, p->batch->count, ticket.lsn, ticket.end, p->mask);
-    name_large(db, p, ticket.end);
+    name_large(p, ticket.end);
     wal_publish(db->wal, &ticket);
     for (unsigned i = 0; i < db->shard_count; i++)
         if (p->mask >> i & 1 && blob_wants_flush(&db->shards[i], db->shards[i].view))
@@ -594,6 +630,7 @@ static int for_caller(int err)
     case -ENOMEM:
     case -EROFS:
     case -E2BIG:
+    case -ESTALE:
     case -EUCLEAN: return err;
     default: return -EIO;
     }

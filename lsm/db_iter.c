@@ -47,6 +47,8 @@ struct lsm_iter {
     unsigned flags;
     const uint8_t *value_at;
     size_t value_len;
+    const uint8_t *pointer; /* of a value in a blob file; NULL: it is in none */
+    size_t pointer_len;
 };
 
 static int buffer_room(struct buffer *b, size_t len)
@@ -221,6 +223,8 @@ static int show_blob(struct lsm_iter *it, const uint8_t *pointer, size_t len)
 {
     int err;
     it->value_at = NULL;
+    it->pointer = pointer;
+    it->pointer_len = len;
     if (it->keys) {
         err = blob_value_len(it->db, pointer, len, &it->value_len);
     } else {
@@ -293,6 +297,7 @@ static void settle_forward(struct lsm_iter *it)
     struct iter *in = it->in;
     it->valid = false;
     it->backward = false;
+    it->pointer = NULL;
     while (in->valid) {
         if (above_upper(it, &in->key))
             return;
@@ -377,6 +382,7 @@ static void settle_backward(struct lsm_iter *it)
     struct iter *in = it->in;
     it->valid = false;
     it->backward = true;
+    it->pointer = NULL;
     while (in->valid) {
         if (below_lower(it, &in->key))
             return;
@@ -510,4 +516,29 @@ const void *lsm_iter_value(const struct lsm_iter *it, size_t *len)
     assert(it->valid);
     *len = it->value_len;
     return it->value_at;
+}
+
+int lsm_iter_load(struct lsm_iter *it)
+{
+    assert(it->valid);
+    if (!it->pointer || it->value_at)
+        return 0;
+    int err = load(it, it->pointer, it->pointer_len);
+    if (!err) {
+        it->value_at = it->loaded.data;
+        it->value_len = it->loaded.len;
+    }
+    return err;
+}
+
+bool lsm_iter_ref(const struct lsm_iter *it, struct lsm_ref *out)
+{
+    assert(it->valid);
+    if (!it->pointer || it->pointer_len > sizeof out->bytes)
+        return false;
+    if (out) {
+        out->len = (uint8_t)it->pointer_len;
+        memcpy(out->bytes, it->pointer, it->pointer_len);
+    }
+    return true;
 }

@@ -19,6 +19,8 @@
  *   17   BLOB_ADD: number, shard, salt of a blob file that may be written from now on any
  *   19   BLOB_REFS: number of a table of an ADD before it, then for each blob file   any
  *             that it names, ascending: number, pointers, bytes that they mean
+ *   20   BLOB_PARTS: of what BLOB_REFS says of the table that was added last, the   after an ADD
+ *             bytes that pointers to a part of an extent mean
  *   21   BLOB_REMOVE: number, shard of a blob file that nothing names any more       any
  *   25   RANGES: number of range deletes in the table that was added last, 1 if its  after an ADD
  *             largest key is not part of it, else 0
@@ -46,6 +48,7 @@ enum field_tag {
     FIELD_NEXT_NUMBER = 15,
     FIELD_BLOB_ADD = 17,
     FIELD_BLOB_REFS = 19,
+    FIELD_BLOB_PARTS = 20,
     FIELD_BLOB_REMOVE = 21,
     FIELD_RANGES = 25,
     FIELD_SINCE = 26,
@@ -120,6 +123,8 @@ static void put_add(struct buffer *b, const struct edit_file *f)
         put_field(b, FIELD_SINCE, &m->deletes_since_s, 1, 0);
     if (m->blob_count)
         put_blob_refs(b, m);
+    if (m->part_bytes)
+        put_field(b, FIELD_BLOB_PARTS, &m->part_bytes, 1, 0);
 }
 
 static void put_blob_fields(struct buffer *b, const struct edit *e)
@@ -279,6 +284,14 @@ static int read_since(struct reader *r, struct edit *e)
     return 0;
 }
 
+static int read_blob_parts(struct reader *r, struct edit *e)
+{
+    if (!e->add_count)
+        return -EUCLEAN;
+    e->add[e->add_count - 1].meta.part_bytes = read_varint(r);
+    return 0;
+}
+
 static int read_remove(struct reader *r, struct edit *e)
 {
     struct edit_file *f = new_slot(&e->remove, &e->remove_count);
@@ -393,6 +406,7 @@ static int read_field(uint64_t tag, struct reader *r, struct decoded_edit *d)
         return d->next_number <= FILE_NUMBER_MAX ? 0 : -EUCLEAN;
     case FIELD_BLOB_ADD: return read_blob(r, &e->blob_add, &e->blob_add_count, true);
     case FIELD_BLOB_REFS: return read_blob_refs(r, e);
+    case FIELD_BLOB_PARTS: return read_blob_parts(r, e);
     case FIELD_BLOB_REMOVE: return read_blob(r, &e->blob_remove, &e->blob_remove_count, false);
     case FIELD_RANGES: return read_ranges(r, e);
     case FIELD_SINCE: return read_since(r, e);

@@ -289,7 +289,8 @@ static void count_hidden(struct memtable *m, enum entry_type type, const void *v
     struct blob_pointer p;
     if (type == ENTRY_DELETE)
         __atomic_store_n(&m->deletes, m->deletes + 1, __ATOMIC_RELAXED);
-    else if (type == ENTRY_BLOB && !blob_pointer_decode(value, value_len, &p))
+    else if (type == ENTRY_BLOB && !blob_pointer_decode(value, value_len, &p) && p.length == p.extent_bytes)
+        /* a part was there before: it takes the place of more, but that is still alive */
         __atomic_store_n(&m->blob_bytes, m->blob_bytes + p.length, __ATOMIC_RELAXED);
 }
 

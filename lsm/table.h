@@ -38,6 +38,8 @@ struct table_meta {
     bool largest_exclusive; /* the largest is the end of a range delete: it is not concerned itself */
     struct blob_ref *blobs; /* ascending number; of the manifest's word only: files do not say it */
     size_t blob_count;
+    uint64_t
+        part_bytes; /* of what `blobs` says, what pointers to a part of an extent mean; 0 may be: not known */
     bool blobs_unknown; /* there was no manifest to say it (table_read_meta) */
 };
 /* Counts one pointer in. -ENOMEM */

@@ -19,6 +19,7 @@ static inline bool one_in(struct run *r, uint64_t n) { return run_draw(r) % n ==
 
 struct model_value {
     bool exists;
+    bool part; /* of a value in a blob file: however short, it is in that file */
     uint32_t len;
     uint64_t sum;
 };

@@ -34,6 +34,38 @@ static void put_lent(struct lsm_batch *b, struct lent *lent, const uint8_t *key,
     lsm_batch_put_lent(b, key, key_len, value, head, rest, len - head);
 }
 
+/* The beginning of another value of the shard, if that lies in a blob file; false: it does not. What is read may fail. */
+static bool put_part(struct run *r, struct lsm_batch *b, struct model *next, unsigned i, uint64_t sum)
+{
+    const struct profile *p = r->profile;
+    const unsigned shards = p->options.shards,
+                   from = (unsigned)(sum / 8 % p->keys) / shards * shards + i % shards;
+    const struct model_value *m = &r->states[r->count].value[from];
+    uint8_t key[KEY_BYTES];
+    size_t key_len = key_of(p, from, key);
+    struct lsm_iter_options o = {.lower = key, .lower_len = key_len, .flags = LSM_KEYS};
+    struct lsm_iter *it;
+    struct lsm_ref ref = {0};
+    bool found = false;
+
+    if (!m->exists || lsm_batch_log_bytes(r->db, b) + 100 > BATCH_MAX || lsm_iter_new(r->db, &o, &it))
+        return false;
+    lsm_iter_seek(it, key, key_len);
+    if (lsm_iter_valid(it)) {
+        size_t len;
+        const void *at = lsm_iter_key(it, &len);
+        found = len == key_len && !memcmp(at, key, len) && lsm_iter_ref(it, &ref);
+    }
+    lsm_iter_free(it);
+    if (!found)
+        return false;
+    size_t len = 8 + sum / 16 % (m->len - 7);
+    key_len = key_of(p, i, key);
+    lsm_batch_put_part(b, key, key_len, &ref, 0, len);
+    next->value[i] = (struct model_value){true, true, (uint32_t)len, m->sum};
+    return true;
+}
+
 static void change(struct run *r, struct lsm_batch *b, struct lent *lent, struct model *next, unsigned i)
 {
     static uint8_t value[VALUE_MAX];
@@ -53,6 +85,8 @@ static void change(struct run *r, struct lsm_batch *b, struct lent *lent, struct
         len = 8 + below(r, 6000);
     if (!is_merge && below(r, 1000) < p->large)
         len = 20000 + below(r, VALUE_MAX - 20000);
+    if (!is_merge && sum % 8 == 3 && put_part(r, b, next, i, sum))
+        return;
     size_t in_log = len < p->options.blob_min_bytes ? len : 64;
     if (lsm_batch_log_bytes(r->db, b) + key_len + in_log > BATCH_MAX || lsm_batch_bytes(b) > BATCH_MEMORY_MAX)
         return;
@@ -67,7 +101,7 @@ static void change(struct run *r, struct lsm_batch *b, struct lent *lent, struct
         sum += m->sum;
         len = m->len > len ? m->len : len;
     }
-    *m = (struct model_value){true, (uint32_t)len, sum};
+    *m = (struct model_value){true, is_merge && m->exists && m->part, (uint32_t)len, sum};
 }
 
 /*
@@ -122,7 +156,7 @@ static void fill_batch(struct run *r, struct lsm_batch *b, struct lent *lent, st
             continue;
         put_le64(value, number);
         lsm_batch_put(b, key, key_of(r->profile, MODEL_KEYS + s, key), value, sizeof value);
-        next->value[MODEL_KEYS + s] = (struct model_value){true, sizeof value, number};
+        next->value[MODEL_KEYS + s] = (struct model_value){true, false, sizeof value, number};
     }
 }
 
@@ -155,7 +189,7 @@ static bool fill_deletes(struct run *r, struct lsm_batch *b, struct model *next,
         return false;
     put_le64(value, r->base + r->count + 1);
     lsm_batch_put(b, key, key_of(r->profile, MODEL_KEYS + home, key), value, sizeof value);
-    next->value[MODEL_KEYS + home] = (struct model_value){true, sizeof value, r->base + r->count + 1};
+    next->value[MODEL_KEYS + home] = (struct model_value){true, false, sizeof value, r->base + r->count + 1};
     return true;
 }
 
@@ -302,7 +336,7 @@ static void check_blob_space(struct run *r)
         alive += r->own->named[i] != NAME_ABSENT ? UINT64_C(1) << 40 : 0;
     for (unsigned i = 0; i < MODEL_ALL; i++) {
         const struct model_value *m = &r->states[r->count].value[i];
-        if (m->exists && m->len >= o->blob_min_bytes)
+        if (m->exists && (m->part || m->len >= o->blob_min_bytes))
             alive += m->len;
         if (m->exists && m->len > file)
             file = m->len;

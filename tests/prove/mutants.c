@@ -82,6 +82,7 @@ static const struct defect {
     {"gets ignore range deletes of tables", "model", 0},
     {"table bounds without range deletes", "model", 0},
     {"removing a name takes space", "fs/full", 0},
+    {"a part of an extent begins where the extent does", "fs/short", 0},
     {"names and times of a directory in two batches", "fs/short", 0},
     {"a change of names touches no directory", "fs/short", 0},
     {"no orphan record", "fs/long", 0},

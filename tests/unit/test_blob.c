@@ -909,6 +909,112 @@ static void test_threads(void **unused)
     env_mem_free(env);
 }
 
+static struct lsm_ref ref_of(struct lsm *db, const char *key)
+{
+    struct lsm_iter_options o = {.flags = LSM_KEYS};
+    struct lsm_iter *it;
+    struct lsm_ref ref = {0};
+    size_t len;
+    assert_int_equal(lsm_iter_new(db, &o, &it), 0);
+    lsm_iter_seek(it, key, strlen(key));
+    assert_true(lsm_iter_valid(it) && lsm_iter_ref(it, &ref));
+    assert_memory_equal(lsm_iter_key(it, &len), key, strlen(key));
+    assert_null(lsm_iter_value(it, &len));
+    assert_int_equal(lsm_iter_load(it), 0);
+    assert_non_null(lsm_iter_value(it, &len));
+    lsm_iter_free(it);
+    return ref;
+}
+
+static int put_part(struct lsm *db, const char *key, const struct lsm_ref *ref, size_t from, size_t len)
+{
+    struct lsm_batch *b;
+    assert_int_equal(lsm_batch_new(&b), 0);
+    lsm_batch_put_part(b, key, strlen(key), ref, from, len);
+    int err = lsm_commit(db, b, 0);
+    lsm_batch_free(b);
+    return err;
+}
+
+static void check_part(struct lsm *db, const char *key, size_t len, unsigned seed, size_t from)
+{
+    struct lsm_value v;
+    uint8_t *value = malloc(from + len);
+    assert_non_null(value);
+    fill(value, from + len, seed);
+    assert_int_equal(lsm_get(db, key, strlen(key), NULL, 0, &v), 0);
+    assert_int_equal(v.len, len);
+    assert_memory_equal(v.data, value + from, len);
+    lsm_value_release(&v);
+    free(value);
+}
+
+/* Parts of values under other keys; where they lie is kept while anything names it, and moved with them. */
+static void test_parts(void **unused)
+{
+    (void)unused;
+    struct env *env = env_mem_new();
+    struct lsm *db = open_store(env, LSM_CREATE);
+    char key[16];
+    for (unsigned i = 0; i < 40; i++) {
+        (void)snprintf(key, sizeof key, "k%02u", i);
+        put(db, key, 40000, i);
+    }
+    struct lsm_ref whole = ref_of(db, "k00"), part;
+    assert_int_equal(put_part(db, "a", &whole, 0, 0), -EINVAL);
+    assert_int_equal(put_part(db, "a", &whole, 1, 40000), -EINVAL);
+    assert_int_equal(put_part(db, "a", &whole, 40001, 1), -EINVAL);
+    uint64_t before = shard_stats(db).blob_bytes;
+    assert_int_equal(put_part(db, "a", &whole, 20000, 20000), 0);
+    part = ref_of(db, "a"); /* a part of a part */
+    assert_int_equal(put_part(db, "b", &part, 17, 100), 0);
+    assert_int_equal(put_part(db, "k00", &whole, 0, 39999), 0); /* the value itself, cut */
+    for (unsigned round = 0; round < 3; round++) {
+        assert_int_equal(shard_stats(db).blob_bytes, before);
+        check_part(db, "a", 20000, 0, 20000);
+        check_part(db, "b", 100, 0, 20017);
+        check_part(db, "k00", 39999, 0, 0);
+        if (round == 0)
+            assert_int_equal(lsm_flush(db), 0);
+        assert_int_equal(lsm_close(db), 0);
+        db = open_store(env, 0);
+    }
+
+    /* The file is collected, after a record that is in no table has named it once more: it must outlive what was moved. */
+    whole = ref_of(db, "k00");
+    for (unsigned i = 1; i < 40; i++) {
+        (void)snprintf(key, sizeof key, "k%02u", i);
+        assert_int_equal(lsm_delete(db, key, strlen(key), 0), 0);
+    }
+    assert_int_equal(lsm_flush(db), 0);
+    assert_int_equal(put_part(db, "c", &whole, 5, 30000), 0);
+    for (unsigned i = 0; i < 30; i++) { /* fills and closes files */
+        (void)snprintf(key, sizeof key, "m%02u", i);
+        put(db, key, 40000, i);
+        work(db);
+        check_part(db, "c", 30000, 0, 5);
+    }
+    assert_int_equal(lsm_close(db), 0);
+    db = open_store(env, 0);
+    check_part(db, "c", 30000, 0, 5);
+    assert_int_equal(lsm_compact(db), 0);
+    work(db);
+    check_part(db, "a", 20000, 0, 20000);
+    check_part(db, "b", 100, 0, 20017);
+    check_part(db, "c", 30000, 0, 5);
+
+    /* Once nothing names it, it goes, and with it what the reference meant. */
+    for (const char *k = "abc"; *k; k++)
+        assert_int_equal(lsm_delete(db, k, 1, 0), 0);
+    assert_int_equal(lsm_delete(db, "k00", 3, 0), 0);
+    assert_int_equal(lsm_compact(db), 0);
+    work(db);
+    assert_int_equal(put_part(db, "d", &whole, 0, 10), -ESTALE);
+    assert_int_equal(put_part(db, "d", &part, 0, 10), -ESTALE);
+    assert_int_equal(lsm_close(db), 0);
+    env_mem_free(env);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -931,6 +1037,7 @@ int main(void)
         cmocka_unit_test(test_manifest_failed),
         cmocka_unit_test(test_purge_counts),
         cmocka_unit_test(test_threads),
+        cmocka_unit_test(test_parts),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

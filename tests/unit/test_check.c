@@ -522,7 +522,7 @@ static void test_extents(void **state)
     delete (key);
     expect_one("/dir/sub/large", "a part of its contents is missing");
     start();
-    put(key, bytes, len - 1);
+    put(key, bytes, 1000); /* too short for a blob file, where the length alone says where it starts */
     expect_one("/dir/sub/large", "an extent has impossible bounds");
     start();
     put(key, bytes, len);

@@ -896,6 +896,53 @@ static void test_features(void **arg)
     assert_int_equal(fs_sync(fs), 0);
 }
 
+static uint64_t incompat_now(void)
+{
+    struct key key = key_plain(ID_SUPER, KEY_SUPER);
+    struct super super;
+    struct lsm_value v = {0};
+    assert_int_equal(lsm_get(fs_lsm(fs), key.bytes, key.len, NULL, 0, &v), 0);
+    assert_int_equal(record_super_decode(v.data, v.len, &super), 0);
+    lsm_value_release(&v);
+    return super.incompat;
+}
+
+/* A store says so before it has what release 0.1 would not read; until then it stays one of that. */
+static void test_feature_named(void **arg)
+{
+    struct fs_options o = options_of(LSM_INLINE);
+    static uint8_t bytes[128 << 10], got_bytes[sizeof bytes];
+    size_t got;
+    (void)arg;
+    fs_id f = make(FS_ID_ROOT, "f", S_IFREG);
+    for (size_t i = 0; i < sizeof bytes; i++)
+        bytes[i] = (uint8_t)(i * 7 + i / 251);
+    assert_int_equal(fs_write(fs, f, 0, bytes, sizeof bytes), 0);
+    assert_int_equal(incompat_now(), 0);
+    fs_nowait(true);
+    assert_int_equal(fs_write(fs, f, 40000, "small", 5), -EAGAIN);
+    fs_nowait(false);
+    assert_int_equal(incompat_now(), 0);
+    assert_int_equal(fs_write(fs, f, 40000, "small", 5), 0);
+    memcpy(bytes + 40000, "small", 5);
+    assert_int_equal(incompat_now(), SUPER_INCOMPAT_PARTS);
+    for (unsigned round = 0; round < 2; round++) {
+        struct fs_attr a;
+        assert_int_equal(fs_read(fs, f, 0, got_bytes, sizeof got_bytes, &got), 0);
+        assert_int_equal(got, sizeof got_bytes);
+        assert_memory_equal(bytes, got_bytes, sizeof bytes);
+        if (round)
+            break;
+        assert_int_equal(fs_close(fs), 0);
+        fs = NULL;
+        assert_int_equal(fs_open("/store", &o, &fs), 0);
+        assert_int_equal(fs_lookup(fs, FS_ID_ROOT, N("f"), &a), 0);
+    }
+    fs_nowait(true); /* once in a store's life */
+    assert_int_equal(fs_write(fs, f, 90000, "small", 5), 0);
+    fs_nowait(false);
+}
+
 static void test_damage(void **arg)
 {
     struct fs_attr a;
@@ -1219,6 +1266,7 @@ int main(void)
         TEST(test_full_bucket),
         TEST(test_foreign_store),
         TEST(test_features),
+        TEST(test_feature_named),
         TEST(test_damage),
         TEST(test_cold),
         TEST(test_stress),

@@ -188,6 +188,20 @@ void lsm_batch_put(struct lsm_batch *batch, const void *key, size_t key_len, con
  */
 void lsm_batch_put_lent(struct lsm_batch *batch, const void *key, size_t key_len, const void *head,
                         size_t head_len, const void *lent, size_t lent_len);
+/*
+ * Names a value that lies in a blob file (lsm_iter_ref), to be stored under another key, or in part. It holds nothing: what
+ * it names may be overwritten or moved; then the commit says so.
+ */
+struct lsm_ref {
+    uint8_t len, bytes[50]; /* opaque */
+};
+/*
+ * Puts the bytes [from, from + len) of that value, len > 0, without reading or writing them: all keys that name them share them.
+ * `key` must be of the same shard as the value's. lsm_commit returns -ESTALE, with nothing changed, if the value has been
+ * moved meanwhile: look it up again.
+ */
+void lsm_batch_put_part(struct lsm_batch *batch, const void *key, size_t key_len, const struct lsm_ref *ref,
+                        size_t from, size_t len);
 void lsm_batch_delete(struct lsm_batch *batch, const void *key, size_t key_len);
 void lsm_batch_merge(struct lsm_batch *batch, const void *key, size_t key_len, const void *operand,
                      size_t operand_len);
@@ -278,8 +292,11 @@ void lsm_iter_prev(struct lsm_iter *it);
 bool lsm_iter_valid(const struct lsm_iter *it);
 int lsm_iter_status(const struct lsm_iter *it); /* 0, or why it became invalid */
 const void *lsm_iter_key(const struct lsm_iter *it, size_t *len);
-/* With LSM_KEYS, of a value in a blob file: NULL, and its length. */
+/* With LSM_KEYS, of a value in a blob file: NULL, and its length, until lsm_iter_load has read it. */
 const void *lsm_iter_value(const struct lsm_iter *it, size_t *len);
+int lsm_iter_load(struct lsm_iter *it);
+/* Whether the value lies in a blob file, all of it and nothing else; then *out (if not NULL) names it. */
+bool lsm_iter_ref(const struct lsm_iter *it, struct lsm_ref *out);
 
 /* ---- snapshots ----------------------------------------------------------------------------- */
 
