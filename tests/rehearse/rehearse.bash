@@ -6,7 +6,7 @@
 #   --seconds=N    for about N seconds
 #   --seed=N       replays the random choices; also SHALE_SEED. What the machine does meanwhile is not replayed.
 # SHALE_BIN: the programs' directory (default: the release build); the helpers lie in ../tests of it.
-# SHALE_KEEP=1: the scratch directory stays after a failure.
+# SHALE_KEEP=1: the scratch directory stays after a failure. The daemons' messages do in any case; where is said.
 # Exit status 0; 1 after a failure, with `FAILED:` and a line that replays it; 77 if this machine cannot do it.
 #
 # shellcheck disable=SC2034 # what is set here is used by the rehearsals
@@ -89,13 +89,23 @@ count() { COUNT[$1]=$((${COUNT[$1]:-0} + ${2:-1})); }
 fail() {
     FAILED=1
     echo "FAILED: ${SCENE:+$SCENE: }$*"
-    if [ -s "$LOG" ]; then
-        echo "the daemon's last messages:"
-        tail -n 12 "$LOG"
-    fi
+    tell_logs
     echo "  replay: tests/rehearse/$NAME --seed=$SEED$(form)"
     [ -z "${SHALE_KEEP:-}" ] || echo "  kept: $SCRATCH"
     exit 1
+}
+
+# What the daemons said: first those whose messages go to $LOG. The files stay, where is told.
+tell_logs() {
+    local log kept=${TMPDIR:-/tmp}/rehearse.$NAME.$SEED
+    for log in "$LOG" "$SCRATCH"/*.log; do
+        [ -s "$log" ] || continue
+        mkdir -p "$kept"
+        [ -e "$kept/${log##*/}" ] && continue
+        cp "$log" "$kept/"
+        echo "the last messages in $kept/${log##*/}:"
+        tail -n 30 "$log"
+    done
 }
 
 rehearse_end() {
