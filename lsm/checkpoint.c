@@ -67,7 +67,7 @@ static int copy_segment(struct checkpoint *c, const struct wal_use *use)
     bytes = bytes < use->bytes ? bytes : use->bytes;
     log_paths(c, use->number);
     c->logs[c->log_count++] = (struct copied_log){use->number, bytes, use->bytes};
-    return file_copy(c->db->env, c->from, c->to, bytes);
+    return file_copy(c->db->env, c->from, c->to, bytes, ENV_IN_PLACE);
 }
 
 static int copy_log(struct checkpoint *c)
@@ -142,8 +142,8 @@ static int link_blob(struct checkpoint *c, const struct blob_file *f)
     if (!f->file)
         return 0;
     blob_paths(c, f->number);
-    int err =
-        grows ? file_copy(env, c->from, c->to, blob_file_bytes(f)) : file_link_or_copy(env, c->from, c->to);
+    int err = grows ? file_copy(env, c->from, c->to, blob_file_bytes(f), 0)
+                    : file_link_or_copy(env, c->from, c->to);
     /* In a store that is only read, a killed process may have left bytes that nobody has synced. */
     if (!err && (grows || c->db->read_only))
         err = sync_file(c, c->to);

@@ -29,6 +29,8 @@ enum env_open_flags {
     ENV_CREATE = 1u << 2, /* mode 0600 */
     ENV_EXCL = 1u << 3,
     ENV_TRUNC = 1u << 4,
+    /* With ENV_CREATE: what was written will be written over, and that must not need space: a hint to copy-on-write filesystems. */
+    ENV_IN_PLACE = 1u << 5,
 };
 
 struct env_file {

@@ -22,6 +22,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/fs.h>
 #include <linux/magic.h>
 #include <pthread.h>
 #include <sched.h>
@@ -31,6 +32,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/stat.h>
@@ -318,6 +320,22 @@ static int posix_map_populate(struct env_file *f, uint64_t off, uint64_t len)
     return madvise(p->map + from, off + len - from, MADV_POPULATE_WRITE) ? -errno : 0;
 }
 
+/*
+ * btrfs writes elsewhere what is written over, for which a full disk has no place; files with this attribute it writes
+ * in place, without checksums of its own. It counts for files that are still empty. Where it can't be had, nothing is lost
+ * but the room.
+ */
+static void ask_in_place(int fd)
+{
+    struct statfs fs;
+    int flags = 0;
+
+    if (fstatfs(fd, &fs) || (uint32_t)fs.f_type != BTRFS_SUPER_MAGIC || ioctl(fd, FS_IOC_GETFLAGS, &flags))
+        return;
+    flags |= FS_NOCOW_FL;
+    (void)ioctl(fd, FS_IOC_SETFLAGS, &flags);
+}
+
 static const struct env_file_ops posix_file_ops;
 
 /* What the kernel left undone: the rest of a short read, or all of one that it would not take. */
@@ -406,6 +424,8 @@ static int posix_open(struct env *e, const char *path, unsigned flags, struct en
         free(p);
         return rc;
     }
+    if (flags & ENV_IN_PLACE)
+        ask_in_place(p->fd);
     p->base.ops = &posix_file_ops;
     *out = &p->base;
     return 0;

@@ -413,10 +413,18 @@ bool space_for_manifest(void *arg, uint64_t bytes)
 bool space_for_segment(void *arg, uint64_t bytes)
 {
     struct lsm *db = arg;
-    if (!__atomic_load_n(&db->space.last_resort, __ATOMIC_RELAXED) || !space_claim(db, bytes))
+    struct space *sp = &db->space;
+    if (!__atomic_load_n(&sp->last_resort, __ATOMIC_RELAXED))
         return false;
-    space_unclaim(db, bytes);
-    return true;
+    pthread_mutex_lock(&sp->lock);
+    uint64_t before = sp->given;
+    bool there = provide(db, bytes, false);
+    if (there && sp->given == before) /* btrfs counts what can't be had as free, and the reserve can */
+        cut(db, less(round_up(bytes), minus(sp->held, SPACE_MANIFEST_BYTES)));
+    there &= sp->given != before;
+    set_headroom(db);
+    pthread_mutex_unlock(&sp->lock);
+    return there;
 }
 
 /* ---- telling ---- */

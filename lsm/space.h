@@ -26,9 +26,10 @@
  * What it can't do. Between cutting RESERVE and writing what the space was wanted for, another program may
  * take it. Then that write fails and is tried again; the reserve is smaller until the disk has space. Nothing is lost
  * by that, but deletes may get -ENOSPC, too, until something else goes. On tmpfs and xfs the space is free at once; ext4
- * frees it with the next commit of its journal, for which it waits by itself before it says ENOSPC; on copy-on-write
- * filesystems (btrfs, zfs), and with snapshots of the disk below, cutting a file may free nothing for
- * a while, or at all. Where files can't be allocated there is no RESERVE, and the same amount is just left free.
+ * frees it with the next commit of its journal, for which it waits by itself before it says ENOSPC; btrfs
+ * does so, too, and counts as free what can't be had yet; on other copy-on-write filesystems (zfs), and with snapshots of the
+ * disk below, cutting a file may free nothing for a while, or at all. There the log is not written in place either
+ * (ENV_IN_PLACE), and a full disk may end it. Where files can't be allocated there is no RESERVE, and the same amount is just left free.
  *
  * RESERVE is synced whenever it has grown, or a power cut might give its place back to files that had been deleted.
  *

@@ -58,8 +58,11 @@ void wal_fail(struct wal *wal, int error, const char *what)
     if (!first)
         return;
     logger_write(&wal->options.log, LSM_LOG_ERROR,
-                 "write-ahead log in %s: %s failed: %s; it takes no more writes, what was synced is safe",
-                 wal->dir, what, strerror(-error));
+                 "write-ahead log in %s: %s failed: %s; it takes no more writes, what was synced is safe%s",
+                 wal->dir, what, strerror(-error),
+                 error == -ENOSPC
+                     ? " (the filesystem does not write it in place: make room, then open the store again)"
+                     : "");
     if (wal->options.failed)
         wal->options.failed(wal->options.arg, error);
 }

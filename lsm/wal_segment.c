@@ -3,7 +3,8 @@
  *
  * A segment file lives through:  new file -> prepared -> in the log -> retired -> pool -> prepared ...
  *   - A new file is allocated, fully written with zeros, synced, and its directory is synced: appends
- *     into it later change no metadata, which is what makes them cheap to sync.
+ *     into it later change no metadata, which is what makes them cheap to sync. It is to be written over in
+ *     place (ENV_IN_PLACE), or a copy-on-write filesystem would need space for each record, and a full disk end the log.
  *   - Either kind is "prepared" by a use with a fresh salt and its base, recorded in the manifest and
  *     synced there (callback `use`) before the first record can go in.
  *   - A segment is retired when wal_release says that its records are flushed and the log is synced
@@ -111,7 +112,7 @@ static int create_file(struct wal *wal, struct segment *s, const char *path)
 {
     struct env *env = wal->options.env;
 
-    int rc = env_open(env, path, ENV_READ | ENV_WRITE | ENV_CREATE | ENV_EXCL, &s->file);
+    int rc = env_open(env, path, ENV_READ | ENV_WRITE | ENV_CREATE | ENV_EXCL | ENV_IN_PLACE, &s->file);
     if (rc)
         return rc;
     rc = wal_segment_fill(s->file, 0, wal->options.segment_bytes);
@@ -136,8 +137,8 @@ static int create_segment(struct wal *wal, struct segment **out)
     char *path = s ? path_new(wal, s->use.number) : NULL;
     int rc = path ? create_file(wal, s, path) : -ENOMEM;
 
-    if (rc == -ENOSPC && wal->options.no_space &&
-        wal->options.no_space(wal->options.arg, wal->options.segment_bytes))
+    while (rc == -ENOSPC && wal->options.no_space && /* what it gives gets less each time */
+           wal->options.no_space(wal->options.arg, wal->options.segment_bytes))
         rc = create_file(wal, s, path);
     free(path);
     if (rc) {
