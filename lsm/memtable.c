@@ -47,6 +47,7 @@ struct memtable {
     uint64_t born_s;
     unsigned height;      /* atomic: levels in use */
     uint64_t table_bytes; /* atomic */
+    size_t block_bytes;   /* 0: unknown */
     uint64_t random;
     uint64_t blob_bytes;      /* atomic */
     lsn_t first_lsn, end_lsn; /* atomic */
@@ -145,6 +146,8 @@ uint64_t memtable_blob_bytes(const struct memtable *m)
 uint64_t memtable_count(const struct memtable *m) { return __atomic_load_n(&m->count, __ATOMIC_RELAXED); }
 
 uint64_t memtable_deletes(const struct memtable *m) { return __atomic_load_n(&m->deletes, __ATOMIC_RELAXED); }
+
+void memtable_set_block_bytes(struct memtable *m, size_t bytes) { m->block_bytes = bytes; }
 
 void memtable_set_born_s(struct memtable *m, uint64_t s) { m->born_s = s; }
 uint64_t memtable_born_s(const struct memtable *m) { return m->born_s; }
@@ -294,6 +297,14 @@ static void count_hidden(struct memtable *m, enum entry_type type, const void *v
         __atomic_store_n(&m->blob_bytes, m->blob_bytes + p.length, __ATOMIC_RELAXED);
 }
 
+/* The index has a key for each block; so where keys are as long as blocks, nearly all of them once more. */
+static size_t table_entry_bytes(const struct memtable *m, size_t key_len, size_t value_len)
+{
+    size_t bytes = key_len + value_len + TABLE_ENTRY_BYTES;
+    size_t part = bytes < m->block_bytes ? bytes : m->block_bytes;
+    return m->block_bytes ? bytes + key_len * part / m->block_bytes : bytes;
+}
+
 /* `after` is the first node not below (key, SEQ_MAX), and before[] the last one below it, at each level. */
 static void insert_between(struct memtable *m, struct node **before, struct node *after, uint64_t seq,
                            enum entry_type type, const void *key, size_t key_len, const void *value,
@@ -318,7 +329,7 @@ static void insert_between(struct memtable *m, struct node **before, struct node
     fill_value(m, n, type, below, value, value_len);
     arena_take(&m->arena, node_bytes(height, key_len, n->value_len + n->folded_len));
     __atomic_store_n(&m->count, m->count + 1, __ATOMIC_RELAXED);
-    __atomic_store_n(&m->table_bytes, m->table_bytes + key_len + n->value_len + TABLE_ENTRY_BYTES,
+    __atomic_store_n(&m->table_bytes, m->table_bytes + table_entry_bytes(m, key_len, n->value_len),
                      __ATOMIC_RELAXED);
     count_hidden(m, type, value, value_len);
     if (height > m->height)

@@ -52,6 +52,8 @@ bool memtable_takes_ranges(const struct memtable *m, size_t bytes);
 /* As memtable_entry_bytes, for a range delete. */
 size_t memtable_range_bytes(size_t start_len, size_t end_len);
 uint64_t memtable_table_bytes(const struct memtable *m); /* what a table of it takes, about; rather more */
+/* Of the tables' blocks; before anything is added. Else memtable_table_bytes leaves the index out. */
+void memtable_set_block_bytes(struct memtable *m, size_t bytes);
 
 /* Length of the newest version's (folded) value in this memtable, 0 if none: what folding may need. Writer only. */
 size_t memtable_newest_len(const struct memtable *m, const void *key, size_t len);

@@ -145,6 +145,7 @@ int view_init(struct shard *s, size_t arena_bytes, struct version *version)
         return err;
     }
     memtable_set_born_s(v->active, env_wall_ns(s->db->env) / 1000000000u);
+    memtable_set_block_bytes(v->active, s->db->options.block_bytes);
     version_ref(version);
     v->version = version;
     publish(s, v);
@@ -208,6 +209,7 @@ int view_rotate(struct shard *s, size_t arena_bytes, struct view **retired)
         return err;
     }
     memtable_set_born_s(v->active, env_wall_ns(s->db->env) / 1000000000u);
+    memtable_set_block_bytes(v->active, s->db->options.block_bytes);
     if (sealing) {
         memtable_set_state(old->active, MEMTABLE_SEALED);
         memtable_ref(old->active);

@@ -211,6 +211,30 @@ static void test_room(void **unused)
     memtable_unref(m);
 }
 
+/* Keys as long as the blocks stand in the table twice: there and in the index. A full disk's reserve was short of that. */
+static void test_table_bytes(void **unused)
+{
+    (void)unused;
+    struct memtable *m;
+    char key[900] = {0};
+    uint64_t before;
+    assert_int_equal(memtable_new(1 << 20, NULL, NULL, &m), 0);
+    memtable_set_block_bytes(m, 512);
+    for (uint32_t n = 0; n < 34; n++) {
+        lsn_t lsn = 8 + n * 8;
+        memcpy(key, &n, sizeof n);
+        memtable_begin_record(m, lsn, lsn + 8);
+        memtable_insert(m, lsn, ENTRY_DELETE, key, sizeof key, NULL, 0);
+    }
+    assert_true(memtable_table_bytes(m) >= 34 * 2 * sizeof key);
+    before = memtable_table_bytes(m);
+    memtable_set_block_bytes(m, 64 << 10); /* and here in a block of seventy */
+    memtable_begin_record(m, 8000, 8008);
+    memtable_insert(m, 8000, ENTRY_DELETE, key, sizeof key, NULL, 0);
+    assert_in_range(memtable_table_bytes(m) - before, sizeof key, sizeof key + 64);
+    memtable_unref(m);
+}
+
 static void *read_while_writing(void *arg)
 {
     struct memtable *m = arg;
@@ -262,6 +286,7 @@ int main(void)
         cmocka_unit_test(test_operands_stay_raw_for_iterators),
         cmocka_unit_test(test_reads_do_not_walk_operands),
         cmocka_unit_test(test_room),
+        cmocka_unit_test(test_table_bytes),
         cmocka_unit_test(test_readers_beside_writer),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
