@@ -543,8 +543,8 @@ static int ask_from_outside(const char *mountpoint)
 }
 
 /*
- * As far as one read request goes; INIT can only make it less than the system's default of 128 KiB. It belongs to root:
- * for other users it stays as it is.
+ * As far as two read requests go, so that the disk works on one while the other is verified and handed over; INIT can only make
+ * it less than the system's default of 128 KiB. It belongs to root: for other users it stays as it is.
  */
 static void set_readahead(dev_t dev)
 {
@@ -554,7 +554,7 @@ static void set_readahead(dev_t dev)
     FILE *f = fopen(path, "we");
     if (!f)
         return;
-    fprintf(f, "%u", FS_WRITE_MAX >> 10);
+    fprintf(f, "%u", 2 * FS_WRITE_MAX >> 10);
     if (fclose(f) != 0)
         log_write(LSM_LOG_DEBUG, "%s: %s", path, strerror(errno));
 }
