@@ -16,6 +16,9 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
+#define QUIET_STEP_MS 10
+#define QUIET_MS 100 /* after each answer the kernel sends the next at once */
+
 void adapter_init(struct adapter *a, struct fs *fs, struct control *control)
 {
     memset(a, 0, sizeof(*a));
@@ -32,6 +35,21 @@ void adapter_drain(struct adapter *a)
     while (a->syncs > 0)
         pthread_cond_wait(&a->idle, &a->lock);
     pthread_mutex_unlock(&a->lock);
+}
+
+bool adapter_await_writes(struct adapter *a, unsigned most_ms)
+{
+    const struct timespec step = {0, QUIET_STEP_MS * 1000000L};
+    uint64_t before = 0;
+    unsigned quiet_ms = 0;
+
+    for (unsigned ms = 0; ms <= most_ms && quiet_ms < QUIET_MS; ms += QUIET_STEP_MS) {
+        uint64_t now = __atomic_load_n(&a->writes, __ATOMIC_RELAXED);
+        quiet_ms = now == before && (uint32_t)now == 0 ? quiet_ms + QUIET_STEP_MS : 0;
+        before = now;
+        nanosleep(&step, NULL);
+    }
+    return quiet_ms >= QUIET_MS;
 }
 
 void adapter_destroy(struct adapter *a)

@@ -61,18 +61,24 @@ void adapter_read(fuse_req_t req, fuse_ino_t ino, size_t size, off_t off, struct
 void adapter_write(fuse_req_t req, fuse_ino_t ino, const char *buf, size_t size, off_t off,
                    struct fuse_file_info *fi)
 {
-    struct fs *fs = adapter_of(req)->fs;
+    struct adapter *a = adapter_of(req);
+    struct fs *fs = a->fs;
     int rc = -EPERM;
 
     (void)fi;
+    if (transport_nowait()) /* what is deferred runs again without, and counts once */
+        __atomic_fetch_add(&a->writes, ADAPTER_WRITE_BEGUN, __ATOMIC_RELAXED);
     if (!control_owns(ino) && transport_request_flags() & TRANSPORT_KILL_SUIDGID)
         rc = fs_write_unprivileged(fs, ino, (uint64_t)off, buf, size);
     else if (!control_owns(ino))
         rc = fs_write(fs, ino, (uint64_t)off, buf, size);
+    const bool again = rc == -EAGAIN && transport_nowait();
     if (rc < 0)
         reply_result(req, rc);
     else
         fuse_reply_write(req, size);
+    if (!again)
+        __atomic_fetch_sub(&a->writes, 1, __ATOMIC_RELAXED);
 }
 
 void adapter_fallocate(fuse_req_t req, fuse_ino_t ino, int mode, off_t off, off_t len,

@@ -31,6 +31,8 @@
 #define DRAIN_STEP_MS 5
 #define SYNC_MS 10000 /* for all filesystems of the machine, where ours alone cannot be synced */
 #define SYNC_STEP_MS 10
+#define WRITES_MS \
+    30000 /* for what syncfs handed over: a dozen requests; and for programs that go on writing */
 #define UNMOUNTS_MAX 32 /* of ours, at the end: mount --bind makes more of one */
 
 extern char **environ;
@@ -627,8 +629,11 @@ static void sync_all(void)
         log_write(LSM_LOG_WARNING, "sync takes long: what programs changed through mappings may be lost");
 }
 
-/* Has the kernel write back what programs changed through mappings; what fails there is told to them. */
-static void flush_mappings(const struct session *s)
+/*
+ * Has the kernel write back what programs changed through mappings; what fails there is told to them. Since Linux 6.16 syncfs
+ * of a FUSE filesystem hands all over and does not wait for the answers: that is for us to do, before the connection goes.
+ */
+static void flush_mappings(struct session *s)
 {
     char path[PATH_MAX];
     struct statx st;
@@ -644,6 +649,9 @@ static void flush_mappings(const struct session *s)
         sync_all();
     }
     close(at);
+    if (!adapter_await_writes(&s->adapter, WRITES_MS))
+        log_write(LSM_LOG_WARNING, "%s is still being written to after %u s: what comes later is lost",
+                  s->mountpoint, WRITES_MS / 1000);
 }
 
 static void wait_for_end(struct session *s)

@@ -307,6 +307,33 @@ PYTHON
     assert_equal "$(stat -c %s "$MNT/mapped")" 1048576
 }
 
+@test "SIGTERM on a slow disk: what was stored through a mapping is waited for" {
+    command -v python3 >/dev/null || skip "needs python3"
+    export LD_PRELOAD=$SHALE_BIN/../tests/libfault.so FAULT=write_ms=300
+    start_store
+    unset LD_PRELOAD FAULT
+    python3 - "$MNT/mapped" "$BATS_TEST_TMPDIR/go" 3>&- <<'PYTHON' &
+import mmap, os, sys, time
+f = open(sys.argv[1], 'w+b')
+f.truncate(24 << 20)
+m = mmap.mmap(f.fileno(), 24 << 20)
+m[:] = b'y' * (24 << 20)
+open(sys.argv[2], 'w').close()
+while os.path.exists(sys.argv[2]):
+    time.sleep(0.02)
+os._exit(0) # closing would have Linux wait
+PYTHON
+    local user=$!
+    for _ in {1..200}; do [ -e "$BATS_TEST_TMPDIR/go" ] && break; sleep 0.05; done
+    kill "$DAEMON"
+    wait "$DAEMON"
+    rm "$BATS_TEST_TMPDIR/go"
+    wait "$user"
+    start_store
+    assert_equal "$(tr -d y <"$MNT/mapped" | wc -c)" 0
+    assert_equal "$(stat -c %s "$MNT/mapped")" $((24 << 20))
+}
+
 @test "SIGTERM leaves another mount over ours alone" {
     require_root
     start_store

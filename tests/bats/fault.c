@@ -4,7 +4,8 @@
  *   FAULT=CALL=N        the Nth call of CALL fails (1: the first): queue_init, register_files, eventfd, and
  *                       register_queue, for which the kernel will refuse the queue's entries
  *   FAULT=CALL=N        before the Nth call of syncfs or umount2 the shell runs FAULT_RUN (which should unset LD_PRELOAD)
- *   FAULT=sync_ms=MS    each fdatasync takes so long; FAULT=read_ms=MS: each read of a table
+ *   FAULT=sync_ms=MS    each fdatasync takes so long; FAULT=read_ms=MS: each read of a table; FAULT=write_ms=MS: each
+ *                       pwritev of half a megabyte and more
  *
  * The daemon itself knows nothing of it.
  */
@@ -16,6 +17,7 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/mount.h>
+#include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -120,4 +122,18 @@ ssize_t pread64(int fd, void *buf, size_t len, off64_t off)
 
     pause_ms(value_of("read_ms"));
     return real(fd, buf, len, off);
+}
+
+ssize_t pwritev64(int fd, const struct iovec *iov, int count, off64_t off)
+{
+    static __typeof__(pwritev64) *real;
+    size_t bytes = 0;
+
+    if (!real)
+        real = (__typeof__(real))dlsym(RTLD_NEXT, "pwritev64");
+    for (int i = 0; i < count; i++)
+        bytes += iov[i].iov_len;
+    if (bytes >= 512u << 10)
+        pause_ms(value_of("write_ms"));
+    return real(fd, iov, count, off);
 }
