@@ -124,6 +124,19 @@ ssize_t pread64(int fd, void *buf, size_t len, off64_t off)
     return real(fd, buf, len, off);
 }
 
+/* With read_ms nothing is in the page cache. */
+ssize_t preadv64v2(int fd, const struct iovec *iov, int count, off64_t off, int flags)
+{
+    ssize_t (*real)(int, const struct iovec *, int, off64_t, int) =
+        (__typeof__(real))dlsym(RTLD_NEXT, "preadv64v2");
+
+    if (flags & RWF_NOWAIT && value_of("read_ms") > 0) {
+        errno = EAGAIN;
+        return -1;
+    }
+    return real(fd, iov, count, off, flags);
+}
+
 ssize_t pwritev64(int fd, const struct iovec *iov, int count, off64_t off)
 {
     static __typeof__(pwritev64) *real;
