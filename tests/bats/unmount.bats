@@ -8,6 +8,12 @@ start_with_command_before() { # CALL COMMAND
     export LD_PRELOAD=$SHALE_BIN/../tests/libfault.so FAULT=$1=1 FAULT_RUN="unset LD_PRELOAD; $2"
     start_store
     unset LD_PRELOAD FAULT FAULT_RUN
+    local i # with another mount below, start_store takes that for ours
+    for ((i = 0; i < 600; i++)); do
+        ! grep -q ' mounted on ' "$LOG" || return 0
+        sleep 0.05
+    done
+    fail "it did not mount"
 }
 
 # Between the mounting and the daemon's look at its mount: the first `stat` that it runs runs a command before.
