@@ -630,7 +630,7 @@ static void sync_all(void)
 }
 
 /*
- * Has the kernel write back what programs changed through mappings; what fails there is told to them. Since Linux 6.16 syncfs
+ * Has the kernel write back what programs changed through mappings; what fails there is told to them. Newer Linux's syncfs (seen on 6.18)
  * of a FUSE filesystem hands all over and does not wait for the answers: that is for us to do, before the connection goes.
  */
 static void flush_mappings(struct session *s)
