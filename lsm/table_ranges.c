@@ -22,7 +22,6 @@ static void find(struct block_iter *it, struct block_iter *after, const void *ke
 {
     struct ikey target = {.key = key, .len = (uint32_t)len, .seq = 0};
     block_iter_seek(after, &target);
-    /* An entry with seq 0 would stand at it; there is no such, but bytes from a disk may say so. */
     if (after->bad) {
         it->bad = true;
         return;
@@ -36,6 +35,17 @@ static void find(struct block_iter *it, struct block_iter *after, const void *ke
         block_iter_prev(it);
 }
 
+/*
+ * Whether the two that a search ended between lie around the key, as in a block in order they must: bytes from a
+ * disk may be in any order, or say a seq of 0, which no range delete has.
+ */
+static bool around(const struct block_iter *it, const struct block_iter *after, const void *key, size_t len)
+{
+    if (it->valid && (!is_range(it) || key_compare(it->key.key, it->key.len, key, len) > 0))
+        return false;
+    return !after->valid || key_compare(after->key.key, after->key.len, key, len) > 0;
+}
+
 static int cover_in_block(const struct table *t, struct block_iter *it, size_t block_len, const void *key,
                           size_t len, uint64_t seq, uint64_t *cover, struct range_bounds *bounds)
 {
@@ -44,7 +54,7 @@ static int cover_in_block(const struct table *t, struct block_iter *it, size_t b
     if (block_iter_init(&after, it->data, block_len))
         return table_bad_block(t, offset);
     find(it, &after, key, len);
-    if (it->bad || after.bad || (it->valid && !is_range(it)))
+    if (it->bad || after.bad || !around(it, &after, key, len))
         return table_bad_block(t, offset);
     if (bounds)
         bounds->has_lower = bounds->has_upper = false;
@@ -63,7 +73,8 @@ static int cover_in_block(const struct table *t, struct block_iter *it, size_t b
     if (it->key.seq <= seq) { /* commonly the fragment has one seq; if not, `it` is its oldest */
         struct ikey target = {.key = it->key.key, .len = it->key.len, .seq = seq < SEQ_MAX ? seq : SEQ_MAX};
         block_iter_seek(&after, &target);
-        if (after.bad || !after.valid)
+        if (after.bad || !after.valid || after.key.seq > seq ||
+            key_compare(after.key.key, after.key.len, it->key.key, it->key.len) != 0)
             return table_bad_block(t, offset);
         *cover = after.key.seq;
     }
