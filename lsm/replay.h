@@ -10,7 +10,8 @@
  *   - db->replaying is the first record of the chunk that is at work: a flush must not let go of the log from there on.
  *   - Range deletes stand alone: what was before them is inserted before them.
  *
- * Memory: two chunks, each of REPLAY_CHUNK_MAX or one record, and 80 bytes for each change in them.
+ * Memory: two chunks, each of REPLAY_CHUNK_MAX or one record, and 80 bytes for each change in them; more than 16 MiB only
+ * where memtables are sixteen times as large.
  *
  * Threads: one for each CPU, but no more than shards, as soon as there is more than one chunk; none with LSM_INLINE. They
  * end before replay_finish returns.
@@ -25,7 +26,7 @@
 struct lsm;
 struct replay;
 
-#define REPLAY_CHUNK_MAX (16u << 20)
+#define REPLAY_CHUNK_MAX (64u << 20)
 
 int replay_new(struct lsm *db, struct replay **out);
 /* As wal_recovery.replay: `arg` is the replay. The payload is copied. An error may be one of an earlier record's. */
