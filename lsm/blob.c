@@ -164,9 +164,9 @@ static void mark_dirty(struct lsm *db, struct blob_file *f)
     pthread_mutex_unlock(&db->dirty_lock);
 }
 
-static void leave(struct blob_file *f)
+static void leave(unsigned *count)
 {
-    unsigned before = __atomic_fetch_sub(&f->writers, 1, __ATOMIC_ACQ_REL);
+    unsigned before = __atomic_fetch_sub(count, 1, __ATOMIC_ACQ_REL);
     assert(before > 0);
 }
 
@@ -214,7 +214,8 @@ int blob_retain(struct shard *s, const struct blob_pointer *p, struct blob_file 
     if (f) {
         pthread_mutex_lock(&s->blobs.lock);
         if (!f->doomed) {
-            (void)__atomic_fetch_add(&f->writers, 1, __ATOMIC_ACQ_REL);
+            if (!mutant("what a part names is not held"))
+                (void)__atomic_fetch_add(&f->holders, 1, __ATOMIC_ACQ_REL);
             *out = f; /* from now on every version has it, and a reference on it */
             err = 0;
         }
@@ -230,15 +231,38 @@ int blob_retain(struct shard *s, const struct blob_pointer *p, struct blob_file 
     return err;
 }
 
-void blob_release(struct blob_file *f) { leave(f); }
-
-void blob_named(struct blob_file *f, lsn_t end)
+void blob_release(struct blob_file *f)
 {
-    lsn_t now = __atomic_load_n(&f->named_until, __ATOMIC_RELAXED);
+    if (!mutant("what a part names is not held"))
+        leave(&f->holders);
+}
+
+static void raise(lsn_t *mark, lsn_t end)
+{
+    lsn_t now = __atomic_load_n(mark, __ATOMIC_RELAXED);
     while (now < end &&
-           !__atomic_compare_exchange_n(&f->named_until, &now, end, true, __ATOMIC_RELEASE, __ATOMIC_RELAXED))
+           !__atomic_compare_exchange_n(mark, &now, end, true, __ATOMIC_RELEASE, __ATOMIC_RELAXED))
         ;
-    leave(f);
+}
+
+void blob_note(struct blob_file *f, lsn_t end, bool first)
+{
+    if (first)
+        raise(&f->written_until, end);
+    if (first || !mutant("a record of parts keeps no blob file"))
+        raise(&f->named_until, end);
+}
+
+void blob_named(const struct blob_value *v, lsn_t end)
+{
+    blob_note(v->file, end, true);
+    leave(&v->file->writers);
+}
+
+void blob_renamed(struct blob_file *f, lsn_t end)
+{
+    blob_note(f, end, false);
+    blob_release(f);
 }
 
 void blob_unwrite(struct shard *s, const struct blob_value *v)
@@ -252,7 +276,7 @@ void blob_unwrite(struct shard *s, const struct blob_value *v)
         v->file->gap = true;
     }
     pthread_mutex_unlock(&b->lock);
-    leave(v->file);
+    leave(&v->file->writers);
 }
 
 /* ---- syncing ---- */

@@ -46,14 +46,18 @@ struct shard_blobs {
  * nowait: there is no file with room. Any error: nothing is left behind but unused bytes.
  */
 int blob_write(struct shard *s, struct blob_value *values, unsigned count, bool nowait);
+/* Its record is in the memtable and ends at `end`. */
+void blob_named(const struct blob_value *v, lsn_t end);
 /*
- * What an earlier record or a table names is to be named by another record, too: until blob_named or blob_release its file
- * can't be forgotten. -ESTALE: it has been, or is about to be, since what was in it was moved. -EINVAL: it is another shard's.
+ * What an earlier record or a table names is to be named by another record, too: until blob_renamed (that one is in) or
+ * blob_release its file can't be forgotten. -ESTALE: it has been, or is about to be, since what was in it was moved.
+ * -EINVAL: it is another shard's.
  */
 int blob_retain(struct shard *s, const struct blob_pointer *p, struct blob_file **out);
+void blob_renamed(struct blob_file *f, lsn_t end);
 void blob_release(struct blob_file *f);
-/* A record that names a value in f is in the memtable and ends at `end`. */
-void blob_named(struct blob_file *f, lsn_t end);
+/* What both do to f, for replay. `first`: the record is the first to name what it names. */
+void blob_note(struct blob_file *f, lsn_t end, bool first);
 /* There will be no record. The place is used again if nothing came after it. */
 void blob_unwrite(struct shard *s, const struct blob_value *v);
 

@@ -19,7 +19,8 @@
 
 static bool is_settled(const struct shard *s, const struct blob_file *f)
 {
-    if (__atomic_load_n(&f->open, __ATOMIC_ACQUIRE) || __atomic_load_n(&f->writers, __ATOMIC_ACQUIRE))
+    if (__atomic_load_n(&f->open, __ATOMIC_ACQUIRE) || __atomic_load_n(&f->writers, __ATOMIC_ACQUIRE) ||
+        __atomic_load_n(&f->holders, __ATOMIC_ACQUIRE))
         return false;
     return __atomic_load_n(&f->named_until, __ATOMIC_ACQUIRE) <= vset_flushed(s->db->vset, s->index) ||
            mutant("a blob file is forgotten before it is flushed");
@@ -113,18 +114,20 @@ static double alive_ratio(const struct version_blob *b)
 }
 
 /*
- * A memtable may name a part of it anew all the time, so it need not be settled: what a flush brings of it then moves as well, and
- * it is forgotten once it is.
+ * Once tables have had all that was written to it: before, it looks emptier than it is. A memtable may name a part of it anew
+ * all the time, so it need not be settled: what a flush brings of it then moves as well, and it is forgotten once it is.
  */
-static bool may_collect(const struct version_blob *b)
+static bool may_collect(const struct shard *s, const struct version_blob *b)
 {
-    return b->pointers && !b->file->collecting && !b->file->unreadable &&
-           !__atomic_load_n(&b->file->open, __ATOMIC_ACQUIRE);
+    const struct blob_file *f = b->file;
+    return b->pointers && !f->collecting && !f->unreadable && !__atomic_load_n(&f->open, __ATOMIC_ACQUIRE) &&
+           !__atomic_load_n(&f->writers, __ATOMIC_ACQUIRE) &&
+           __atomic_load_n(&f->written_until, __ATOMIC_ACQUIRE) <= vset_flushed(s->db->vset, s->index);
 }
 
 static bool is_small(const struct shard *s, const struct version_blob *b)
 {
-    return blob_file_bytes(b->file) < s->db->options.blob_file_bytes / 4 && may_collect(b);
+    return blob_file_bytes(b->file) < s->db->options.blob_file_bytes / 4 && may_collect(s, b);
 }
 
 /* Marks the files whose values are to move. Their number only grows until they are gone. True if there is any. */
@@ -137,7 +140,7 @@ static bool choose_files(struct shard *s, const struct version *v, const struct 
     bool any = false;
     for (size_t i = 0; i < v->blob_count; i++) {
         struct version_blob *b = &v->blobs[i];
-        if (may_collect(b) && (alive_ratio(b) < 0.5 || (small > SMALL_MAX && is_small(s, b))))
+        if (may_collect(s, b) && (alive_ratio(b) < 0.5 || (small > SMALL_MAX && is_small(s, b))))
             b->file->collecting = true;
         any |= b->file->collecting;
         if (b->file->collecting)
@@ -146,7 +149,7 @@ static bool choose_files(struct shard *s, const struct version *v, const struct 
     while (bytes > bound) {
         struct version_blob *emptiest = NULL;
         for (size_t i = 0; i < v->blob_count; i++)
-            if (may_collect(&v->blobs[i]) && alive_ratio(&v->blobs[i]) < 0.95 &&
+            if (may_collect(s, &v->blobs[i]) && alive_ratio(&v->blobs[i]) < 0.95 &&
                 (!emptiest || alive_ratio(&v->blobs[i]) < alive_ratio(emptiest)))
                 emptiest = &v->blobs[i];
         if (!emptiest)

@@ -7,7 +7,8 @@
  *   - A file that no table names is forgotten at once: by an edit, once it takes no more, nobody is between
  *     writing to it and its record, and all records that ever named it are flushed. Versions that readers hold keep
  *     the file itself until they are gone.
- *   - A file of which less than half is alive, or the emptiest ones while all are larger than 5/4 of what is alive and
+ *   - Of files that take no more and whose records have all been flushed once (what names a part of them anew aside): one of
+ *     which less than half is alive, or the emptiest ones while all are larger than 5/4 of what is alive and
  *     one file, are collected: tables that name them are rewritten in their place, by which the values move to a new file
  *     (as they do in any other compaction meanwhile). So are small ones, which each opening of the store leaves behind,
  *     once there are many. On a full disk it is the file with the least left in it first, if that fits.

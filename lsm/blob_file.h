@@ -35,9 +35,10 @@ struct blob_file {
     unsigned given_back;          /* places */
     bool gap;                     /* the next place is not to begin where one was given back */
     bool doomed;                  /* it is being forgotten: nothing may name it any more */
-    unsigned
-        writers; /* atomic: extents written, being written, or to be named anew, whose record is not in yet */
-    lsn_t named_until; /* atomic: no record at or above names anything in it */
+    unsigned writers;             /* atomic: extents written, or being written, whose record is not in yet */
+    unsigned holders;    /* atomic: what is in it already is to be named by a record that is not in yet */
+    lsn_t written_until; /* atomic: no record at or above is the first to name something in it */
+    lsn_t named_until;   /* atomic: ... or names anything in it at all; not below written_until */
 
     /* the background thread's own */
     bool collecting; /* what is alive in it is to be moved away */

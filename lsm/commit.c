@@ -193,9 +193,9 @@ static int write_large(struct lsm *db, struct plan *p, bool nowait)
 static void name_large(struct plan *p, lsn_t end)
 {
     for (size_t i = 0; i < p->large_count; i++)
-        blob_named(p->values[i].file, end);
+        blob_named(&p->values[i], end);
     while (p->kept_count > 0)
-        blob_named(p->kept[--p->kept_count], end);
+        blob_renamed(p->kept[--p->kept_count], end);
 }
 
 /* What the batch names in part must stay until the record does. */

@@ -391,8 +391,8 @@ static int note_blob(struct shard *s, const struct batch_change *c, const struct
         (void)logger_corrupt(&s->db->log, "log", r->lsn,
                              "the record at LSN %" PRIu64 " names a blob file that is not there", r->lsn);
         err = -EUCLEAN;
-    } else if (f->named_until < r->end) {
-        __atomic_store_n(&f->named_until, r->end, __ATOMIC_RELEASE);
+    } else { /* a part was cut from what an earlier record names, or a table */
+        blob_note(f, r->end, p.length == p.extent_bytes);
     }
     view_unref(v);
     return err;
