@@ -1,7 +1,7 @@
 /*
  * load_lsm.c - the engine without the filesystem: numbered batches from several threads, and what a crash leaves of them.
  *
- *   load_lsm run STORE CONTROL SEED STEPS STREAMS SHADOW write|map
+ *   load_lsm run STORE CONTROL SEED STEPS STREAMS SHADOW write|map|calm
  *   load_lsm check STORE SEED STREAMS [mapped]            run by replay
  *
  * Each stream is a thread. Its batch N puts N under the stream's counter and changes some of its KEYS keys, on all
@@ -10,7 +10,7 @@
  * be of its moment. SHADOW is an empty directory, or - for none. It is the same as STORE at the end if all that was
  * written went through the env (env_tap.h); the line that is printed says how many syncs went through it. `mapped`: log
  * records were stored through a mapping, so a killed process has left some in memory only, which the recorder has not
- * seen.
+ * seen. `calm`: nothing but the log, for long; no other file makes the names of its segments durable along with its own.
  */
 #include "env_tap.h"
 #include "facts.h"
@@ -29,6 +29,8 @@
 #define SMALL_MAX 2000u
 #define LARGE_MAX 100000u
 #define SEGMENT_BYTES (1u << 20)
+#define CALM_BUFFER_BYTES (8u << 20)
+#define CALM_BLOBS_BYTES (1u << 30)
 
 static uint64_t seed;
 
@@ -83,12 +85,13 @@ static void on_log(void *arg, enum lsm_log_level level, const char *message)
         printf("  engine: %s\n", message);
 }
 
-static struct lsm_options options_of(struct env *env, unsigned flags)
+static struct lsm_options options_of(struct env *env, unsigned flags, bool calm)
 {
     return (struct lsm_options){.flags = flags,
                                 .shards = 2,
                                 .memory_bytes = 16u << 20,
-                                .write_buffer_bytes = 64u << 10,
+                                .write_buffer_bytes = calm ? CALM_BUFFER_BYTES : 64u << 10,
+                                .blob_file_bytes = calm ? CALM_BLOBS_BYTES : 0,
                                 .table_bytes = 256u << 10,
                                 .log_segment_bytes = SEGMENT_BYTES,
                                 .commit_ms = 40,
@@ -171,10 +174,10 @@ static void *thread_main(void *arg)
 static int run(char **argv)
 {
     struct thread threads[STREAMS_MAX] = {{0}};
-    bool tapped = strcmp(argv[5], "-") != 0;
+    bool tapped = strcmp(argv[5], "-") != 0, calm = strcmp(argv[6], "calm") == 0;
     unsigned streams = (unsigned)strtoul(argv[4], NULL, 10);
     struct lsm_options o =
-        options_of(tapped ? env_tap(argv[5], strcmp(argv[6], "map") == 0) : NULL, LSM_CREATE);
+        options_of(tapped ? env_tap(argv[5], strcmp(argv[6], "map") == 0) : NULL, LSM_CREATE, calm);
     struct lsm *db;
 
     fact_open(argv[1]);
@@ -184,8 +187,10 @@ static int run(char **argv)
         return EXIT_USAGE;
     }
     for (unsigned k = 0; k < streams && k < STREAMS_MAX; k++) {
-        threads[k] = (struct thread){
-            .db = db, .store = tapped ? NULL : argv[0], .stream = k, .steps = strtoull(argv[3], NULL, 10)};
+        threads[k] = (struct thread){.db = db,
+                                     .store = tapped || calm ? NULL : argv[0],
+                                     .stream = k,
+                                     .steps = strtoull(argv[3], NULL, 10)};
         if (pthread_create(&threads[k].id, NULL, thread_main, &threads[k]))
             abort();
     }
@@ -212,7 +217,7 @@ static void on_problem(void *arg, const struct lsm_problem *p)
 
 static int verify(const char *store)
 {
-    struct lsm_options o = options_of(NULL, 0);
+    struct lsm_options o = options_of(NULL, 0, false);
     struct lsm_verified v;
     int rc = lsm_verify(store, &o, on_problem, NULL, &v);
 
@@ -302,7 +307,7 @@ static int check_snapshot(struct lsm *db, uint64_t n, bool promised)
 /* One that was not finished has no MANIFEST, and is no store. */
 static int check_checkpoint(const char *store, uint64_t n, bool promised)
 {
-    struct lsm_options o = options_of(NULL, LSM_INLINE);
+    struct lsm_options o = options_of(NULL, LSM_INLINE, false);
     char path[4200], manifest[4300];
     struct lsm *db;
 
@@ -363,7 +368,7 @@ static int check(const char *store, unsigned streams, bool mapped)
         ready |= f.stream[k].begun > 0;
     if (ready && (verdict = verify(store)) != EXIT_GOOD)
         return verdict;
-    struct lsm_options o = options_of(NULL, LSM_INLINE | (ready ? 0u : (unsigned)LSM_CREATE));
+    struct lsm_options o = options_of(NULL, LSM_INLINE | (ready ? 0u : (unsigned)LSM_CREATE), false);
     int rc = lsm_open(store, &o, &db);
     if (rc) {
         printf("opening: %s\n", strerror(-rc));
@@ -393,7 +398,7 @@ int main(int argc, char **argv)
         seed = strtoull(argv[3], NULL, 10);
         return check(argv[2], (unsigned)strtoul(argv[4], NULL, 10), argc == 6);
     }
-    fprintf(stderr, "usage: load_lsm run STORE CONTROL SEED STEPS STREAMS SHADOW write|map | "
+    fprintf(stderr, "usage: load_lsm run STORE CONTROL SEED STEPS STREAMS SHADOW write|map|calm | "
                     "check STORE SEED STREAMS [mapped]\n");
     return EXIT_USAGE;
 }
