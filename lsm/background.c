@@ -138,8 +138,6 @@ static void take_rest(struct shard *s)
 {
     uint64_t now = env_mono_ns(s->db->env);
     lsn_t frontier = db_frontier(s->db);
-    if (db_inline(s->db))
-        return;
     if (frontier != s->rest_lsn) {
         s->rest_lsn = frontier;
         s->rest_ns = now + REST_NS;
@@ -245,7 +243,8 @@ static void wait_on(pthread_cond_t *cond, pthread_mutex_t *lock, uint64_t ns)
 static int step_inline(struct shard *s, enum shard_work what, uint64_t since)
 {
     pthread_mutex_lock(&s->step_lock);
-    bool waited = shard_count(s, what) != since; /* another thread did one meanwhile */
+    bool waited = shard_count(s, what) != since;    /* another thread did one meanwhile */
+    s->rest_ns = env_mono_ns(s->db->env) + REST_NS; /* somebody waits, so the store is not at rest */
     int result = waited ? 1 : shard_step(s);
     pthread_mutex_unlock(&s->step_lock);
     if (result == 0) /* nothing left to do and still no room; or what failed is not tried again yet */

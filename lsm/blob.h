@@ -34,7 +34,9 @@ struct shard_blobs {
     uint64_t moved_start;    /* its end when the compaction began */
     bool moved_dirty;
     uint64_t budget; /* of what the compaction may still move */
-    uint64_t only;   /* on a full disk: number of the file that is worked on; 0: any */
+    uint64_t
+        slice; /* at rest: of what it may still move before others have their turn; may be exceeded by the last value */
+    uint64_t only; /* on a full disk: number of the file that is worked on; 0: any */
 
     /* statistics, relaxed atomics */
     uint64_t average, alive; /* of the values that tables name; for blob_wants_flush */
@@ -73,6 +75,9 @@ void blob_seal(struct shard *s, struct blob_file *f);
 
 /* Under the shard lock: so much of blob files may have become garbage by what is in the memtable that it is flushed. */
 bool blob_wants_flush(const struct shard *s, const struct view *v);
+
+/* At rest, no locks held: it may have hidden so much that the bound of a store at rest (blob_collect.h) is in question. */
+bool blob_wants_flush_at_rest(const struct shard *s, const struct view *v);
 
 /* How long deletes may wait in a memtable, or range deletes in a table, before they are moved towards what they free. */
 uint64_t blob_delete_age_s(const struct shard *s, uint64_t otherwise);

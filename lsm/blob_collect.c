@@ -14,6 +14,14 @@
 #define DELETE_AGE_S \
     20u /* space is back in about that time after a file is removed; one flush and compaction for each */
 #define SMALL_MAX 8u /* files of less than a quarter of blob_file_bytes that may be left */
+/*
+ * At rest, of each shard: garbage that is known, what tables may hide, and what the memtable may, of which each has its part of
+ * alive / 6 + blob_file_bytes / 32.
+ */
+#define REST_ALIVE 6u
+#define REST_FILE 32u
+#define REST_PARTS 8u
+#define REST_PARTS_KNOWN 6u /* one each for the other two */
 
 /* ---- forgetting ---- */
 
@@ -36,8 +44,8 @@ static bool doom(struct shard *s, struct blob_file *f)
     return settled;
 }
 
-/* An open file that holds nothing but garbage is full enough. */
-static void seal_if_garbage(struct shard *s, struct blob_file *f)
+/* An open file that holds nothing but garbage, or so much that it is to be collected, is full enough. */
+static void seal_if_settled(struct shard *s, struct blob_file *f)
 {
     struct shard_blobs *b = &s->blobs;
     struct blob_file *seal = NULL;
@@ -70,7 +78,7 @@ int blob_forget_dead(struct shard *s)
         if (alive > (mutant("a blob file is forgotten with one pointer left") ? 1u : 0u))
             continue;
         if (__atomic_load_n(&f->open, __ATOMIC_ACQUIRE) && blob_file_bytes(f) > BLOB_HEADER_BYTES)
-            seal_if_garbage(s, f);
+            seal_if_settled(s, f);
         if (doom(s, f))
             dead[edit.blob_remove_count++] = (struct blob_meta){.number = f->number, .shard = s->index};
     }
@@ -90,7 +98,7 @@ int blob_forget_dead(struct shard *s)
 
 struct totals {
     uint64_t bytes, alive, pointers; /* of all files but those that are open */
-    uint64_t all_alive;
+    uint64_t all_alive, entries;     /* entries: of all tables */
 };
 
 static struct totals add_up(const struct version *v)
@@ -105,6 +113,9 @@ static struct totals add_up(const struct version *v)
         t.bytes += blob_file_bytes(b->file);
         t.alive += b->bytes;
     }
+    for (unsigned l = 0; l < LSM_LEVELS; l++)
+        for (size_t i = 0; i < v->levels[l].count; i++)
+            t.entries += v->levels[l].files[i]->meta.entries;
     return t;
 }
 
@@ -158,6 +169,81 @@ static bool choose_files(struct shard *s, const struct version *v, const struct 
         bytes -= blob_file_bytes(emptiest->file) - emptiest->bytes;
     }
     return any;
+}
+
+/* ---- choosing files: at rest ---- */
+
+static uint64_t rest_part(const struct shard *s, uint64_t alive)
+{
+    return (alive / REST_ALIVE + s->db->options.blob_file_bytes / REST_FILE) / REST_PARTS;
+}
+
+/* What is in the file beside what tables name, with its checksums. */
+static uint64_t not_alive(const struct version_blob *b)
+{
+    uint64_t alive = BLOB_HEADER_BYTES + b->bytes + b->bytes / 1024 + 16 * b->pointers,
+             bytes = blob_file_bytes(b->file);
+    return bytes > alive ? bytes - alive : 0;
+}
+
+/* Nothing but tables names anything in it, so what is not alive is garbage. */
+static bool is_named_by_tables_only(const struct shard *s, const struct blob_file *f)
+{
+    return !__atomic_load_n(&f->writers, __ATOMIC_ACQUIRE) &&
+           __atomic_load_n(&f->named_until, __ATOMIC_ACQUIRE) <= vset_flushed(s->db->vset, s->index);
+}
+
+static bool may_collect_at_rest(const struct shard *s, const struct version_blob *b)
+{
+    return b->pointers && !b->file->unreadable && is_named_by_tables_only(s, b->file);
+}
+
+/*
+ * Marks the emptiest files, until what would be left is in bounds. A few at a time: what was moved lies in both places until the
+ * last table that names a file was rewritten.
+ */
+static bool choose_files_at_rest(struct shard *s, const struct version *v, const struct totals *t)
+{
+    uint64_t limit = rest_part(s, t->all_alive) * REST_PARTS_KNOWN, known = 0, moving = 0;
+    uint64_t window = s->db->options.blob_file_bytes;
+    window = t->all_alive / 16 > window ? t->all_alive / 16 : window;
+    for (size_t i = 0; i < v->blob_count; i++) {
+        const struct version_blob *b = &v->blobs[i];
+        if (b->file->collecting)
+            moving += b->bytes;
+        else if (may_collect_at_rest(s, b))
+            known += not_alive(b);
+    }
+    while (known > limit) {
+        struct version_blob *emptiest = NULL;
+        for (size_t i = 0; i < v->blob_count; i++) {
+            struct version_blob *b = &v->blobs[i];
+            if (!b->file->collecting && may_collect_at_rest(s, b) &&
+                (!emptiest || alive_ratio(b) < alive_ratio(emptiest)))
+                emptiest = b;
+        }
+        /* The emptiest has the average at least: never more than 8 bytes are moved for one that is free then. */
+        if (!emptiest || (moving && moving + emptiest->bytes > window))
+            break;
+        if (__atomic_load_n(&emptiest->file->open, __ATOMIC_ACQUIRE))
+            seal_if_settled(s, emptiest->file);
+        if (__atomic_load_n(&emptiest->file->open, __ATOMIC_ACQUIRE)) /* somebody writes to it again */
+            break;
+        emptiest->file->collecting = emptiest->file->at_rest = true;
+        moving += emptiest->bytes;
+        known -= not_alive(emptiest);
+    }
+    return moving > 0;
+}
+
+/* Somebody writes again: what is collected at rest only waits for the next time. */
+static void leave_files_of_rest(const struct version *v)
+{
+    for (size_t i = 0; i < v->blob_count; i++) {
+        struct blob_file *f = v->blobs[i].file;
+        if (f->at_rest)
+            f->collecting = f->at_rest = false;
+    }
 }
 
 /* ---- choosing tables ---- */
@@ -240,11 +326,23 @@ static uint64_t level_names(const struct level *level)
     return bytes;
 }
 
+/* At rest: no more is read and written of tables than may come to light. */
+static bool pays(const struct compaction *c, uint64_t hidden)
+{
+    uint64_t bytes = 0;
+    for (unsigned which = 0; which < 2; which++)
+        for (size_t i = 0; i < c->count[which]; i++)
+            bytes += c->inputs[which][i]->meta.bytes;
+    return c->trivial || bytes <= hidden;
+}
+
 /* Is what does not show too much? Then the next table on its way down; of L0 all. */
 static int pick_hidden(struct shard *s, struct version *v, const struct totals *t, uint64_t oldest_snapshot,
                        struct compaction *out)
 {
-    uint64_t average = t->pointers ? t->all_alive / t->pointers : 0, hidden = 0, below = t->all_alive;
+    /* Whether what a delete deletes is large is not known: all of them are, but at rest nothing is urgent. */
+    uint64_t all = s->resting ? t->entries : t->pointers, average = all ? t->all_alive / all : 0;
+    uint64_t hidden = 0, below = t->all_alive, gain = 0;
     /* Range deletes come and go by the second: those that have stayed, unless space is wanted at once. */
     uint64_t now_s = env_wall_ns(s->db->env) / 1000000000u;
     uint64_t old_s = space_is_tight(s->db) ? UINT64_MAX : now_s - DELETE_AGE_S;
@@ -269,12 +367,19 @@ static int pick_hidden(struct shard *s, struct version *v, const struct totals *
                 from = l;
             }
         }
+        if (from == l)
+            gain = l ? best : here;
         hidden += here < below ? here : below;
     }
-    uint64_t bound = t->all_alive * 3 / 20 + s->db->options.blob_file_bytes / 2;
+    uint64_t bound =
+        s->resting ? rest_part(s, t->all_alive) : t->all_alive * 3 / 20 + s->db->options.blob_file_bytes / 2;
     if (!most || hidden <= (space_is_tight(s->db) ? 0 : bound))
         return 0;
-    return compaction_pick_down(s->db->vset, v, from, most, oldest_snapshot, out);
+    int rc = compaction_pick_down(s->db->vset, v, from, most, oldest_snapshot, out);
+    if (rc <= 0 || !s->resting || space_is_tight(s->db) || pays(out, gain))
+        return rc;
+    compaction_release(out);
+    return 0;
 }
 
 int blob_pick(struct shard *s, struct version *v, uint64_t oldest_snapshot, struct compaction *out)
@@ -285,9 +390,16 @@ int blob_pick(struct shard *s, struct version *v, uint64_t oldest_snapshot, stru
     unsigned level;
     __atomic_store_n(&s->blobs.average, t.pointers ? t.all_alive / t.pointers : 0, __ATOMIC_RELAXED);
     __atomic_store_n(&s->blobs.alive, t.all_alive, __ATOMIC_RELAXED);
+    if (!s->resting)
+        leave_files_of_rest(v);
     int rc = pick_hidden(s, v, &t, oldest_snapshot, out);
-    if (rc || !choose_files(s, v, &t))
+    if (rc)
         return rc;
+    bool any = choose_files(s, v, &t);
+    if (s->resting)
+        any |= choose_files_at_rest(s, v, &t);
+    if (!any)
+        return 0;
     uint64_t space = space_claimable(s->db);
     s->blobs.only = 0;
     struct table_file *f = choose_table(v, 0, &level);
@@ -307,6 +419,20 @@ bool blob_wants_flush(const struct shard *s, const struct view *v)
            s->db->options.blob_file_bytes;
 }
 
+bool blob_wants_flush_at_rest(const struct shard *s, const struct view *view)
+{
+    const struct version *v = view->version;
+    if (!v->blob_count)
+        return false;
+    struct totals t = add_up(v);
+    /* What the memtable names itself, and what it may hide by that: together as much as is not alive in files that it names. */
+    uint64_t bytes = 0, deleted = t.entries ? memtable_deletes(view->active) * (t.all_alive / t.entries) : 0;
+    for (size_t i = 0; i < v->blob_count; i++)
+        if (!is_named_by_tables_only(s, v->blobs[i].file))
+            bytes += not_alive(&v->blobs[i]);
+    return bytes + (deleted < t.all_alive ? deleted : t.all_alive) > rest_part(s, t.all_alive);
+}
+
 uint64_t blob_delete_age_s(const struct shard *s, uint64_t otherwise)
 {
     bool matters = __atomic_load_n(&s->blobs.alive, __ATOMIC_RELAXED) >= s->db->options.blob_file_bytes;
@@ -319,6 +445,7 @@ void blob_move_begin(struct shard *s, uint64_t budget)
 {
     struct shard_blobs *b = &s->blobs;
     b->budget = budget;
+    b->slice = s->resting ? s->db->options.blob_file_bytes : UINT64_MAX;
     b->moved_start = b->moved ? blob_file_bytes(b->moved) : 0;
     b->moved_dirty = false;
 }
@@ -372,10 +499,11 @@ int blob_move(void *shard, uint8_t *pointer, size_t *len)
     struct blob_file *f = version_blob(view->version, p.number);
     uint8_t *data = NULL;
     int err = 0;
-    if (!f || !f->collecting || !p.length || (b->only && f->number != b->only) ||
+    if (!f || !f->collecting || !p.length || (b->only && f->number != b->only) || !b->slice ||
         blob_disk_bytes(p.length) > b->budget)
         goto out;
     b->budget -= blob_disk_bytes(p.length);
+    b->slice -= b->slice < blob_disk_bytes(p.length) ? b->slice : blob_disk_bytes(p.length);
     data = malloc(p.length);
     err = data ? blob_read(f, &p, 0, p.length, 0, data) : -ENOMEM;
     if (err ==
@@ -403,6 +531,8 @@ out:
     view_unref(view);
     return err;
 }
+
+void blob_move_stop(struct shard *s) { s->blobs.slice = 0; }
 
 int blob_move_end(struct shard *s) { return sync_moved(s); }
 

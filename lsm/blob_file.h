@@ -42,6 +42,7 @@ struct blob_file {
 
     /* the background thread's own */
     bool collecting; /* what is alive in it is to be moved away */
+    bool at_rest;    /* ... only as long as nobody writes to the store */
     bool unreadable; /* some of that can't be read: it stays */
 };
 

@@ -48,6 +48,9 @@ static int yield_to_flush(void *arg)
     stall_l0_done(s, w->l0_tables, w->result->entries_in, w->entries);
     if (__atomic_load_n(&s->stop, __ATOMIC_RELAXED))
         return -ECANCELED;
+    /* What was moved already is not in vain: the rest of the table is all that is still written. */
+    if (s->resting && db_frontier(s->db) != s->rest_lsn)
+        blob_move_stop(s);
     /* One that fails is told to those who wait for it; this compaction may be what makes space. */
     while (s->flush_failure.error == 0 || env_mono_ns(s->db->env) >= s->flush_failure.retry_ns)
         if (shard_flush_oldest(s) <= 0)

@@ -163,7 +163,9 @@ int shard_rest(struct shard *s)
 int shard_seal_for_blobs(struct shard *s)
 {
     struct view *v = view_get(s);
-    bool due = v->sealed_count == 0 && blob_wants_flush(s, v);
+    bool due = v->sealed_count == 0 &&
+               (blob_wants_flush(s, v) ||
+                (s->resting && !memtable_is_empty(v->active) && blob_wants_flush_at_rest(s, v)));
     view_unref(v);
     return due ? shard_seal(s) : 0;
 }

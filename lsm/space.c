@@ -86,8 +86,8 @@ static uint64_t reserve_wanted(const struct lsm *db, const struct needs *n, uint
                                     o->log_segment_bytes / 4);
     uint64_t tables =
         less(less(flushes, n->data) + less(table + table / 8, n->data), total_bytes / SPACE_DISK_SHARE);
-    uint64_t collecting =
-        less(less(o->blob_file_bytes / 5 * 4 + table, n->blobs), total_bytes / SPACE_DISK_SHARE);
+    uint64_t collecting = less(less(o->blob_file_bytes / 5 * 4 + less(table, n->data), n->blobs),
+                               total_bytes / SPACE_DISK_SHARE);
     uint64_t rest = tables + collecting;
     rest = n->spare ? more(rest, o->log_segment_bytes) : rest + o->log_segment_bytes;
     return round_up(SPACE_MANIFEST_BYTES + SPACE_SMALL_BYTES + rest);

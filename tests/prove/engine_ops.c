@@ -3,6 +3,7 @@
  */
 #include "engine_history.h"
 
+#include "blob_format.h"
 #include "coding.h"
 
 #include <assert.h>
@@ -14,6 +15,9 @@
 #define BATCH_MAX (240u << 10) /* below a quarter of the smallest segment */
 #define BATCH_MEMORY_MAX (1u << 20)
 #define WORK_STEPS_MAX 10000u
+#define REST_NS UINT64_C(2500000000) /* after so long without a write a store is at rest */
+#define REST_SLEEPS_MIN 3u
+#define REST_SLEEPS_MAX 6u
 
 /*
  * What a batch does not hold itself. Each has its own: a commit is interrupted, and what goes on after the crash commits
@@ -355,22 +359,95 @@ static void check_blob_space(struct run *r)
     free(st);
 }
 
-/* After commit_ms and the work it brings, everything is on the medium. */
-static int op_settle(struct run *r)
+static int work_until_done(struct run *r)
 {
     int did = 1;
 
-    env_sim_sleep(r->env, 2u * r->profile->options.commit_ms * UINT64_C(1000000));
     for (unsigned i = 0; did > 0 && i < WORK_STEPS_MAX; i++)
         did = lsm_work(r->db);
     if (did > 0)
         proof_fail("background work does not end");
+    return did;
+}
+
+/* After commit_ms and the work it brings, everything is on the medium. */
+static int op_settle(struct run *r)
+{
+    env_sim_sleep(r->env, 2u * r->profile->options.commit_ms * UINT64_C(1000000));
+    int did = work_until_done(r);
     if (did == 0 && !r->sync_lost && !r->errors_allowed) {
         check_blob_space(r);
         run_synced(r);
         check_durable(r, run_draw(r));
     }
     return did < 0 ? failed_with(r, did) : 0;
+}
+
+/*
+ * Of a store at rest: beside what tables name a sixth of it and half a file more, with headers, checksums and what fewer than
+ * 16 bytes for each pointer may come to. What snapshots keep is named.
+ */
+static void check_blob_space_at_rest(struct run *r)
+{
+    struct lsm_stats *st = proof_memory(NULL, sizeof *st);
+
+    lsm_stats_get(r->db, st);
+    for (unsigned i = 0; i < r->profile->options.shards; i++) {
+        const struct lsm_shard_stats *s = &st->shard[i];
+        if (s->blob_bytes > s->blob_live_bytes + s->blob_live_bytes / 5 +
+                                r->profile->options.blob_file_bytes / 16 + s->blob_files * BLOB_HEADER_BYTES +
+                                16u * 2 * MODEL_ALL)
+            proof_fail("at rest: %llu bytes in %llu blob files of shard %u, for %llu that tables name",
+                       (unsigned long long)s->blob_bytes, (unsigned long long)s->blob_files, i,
+                       (unsigned long long)s->blob_live_bytes);
+    }
+    free(st);
+}
+
+/* Bytes that anything has written to tables, blob files or the log: grows with every write. */
+static uint64_t bytes_written(struct run *r)
+{
+    struct lsm_stats *st = proof_memory(NULL, sizeof *st);
+
+    lsm_stats_get(r->db, st);
+    uint64_t bytes = st->log_bytes + st->log_frontier + st->manifest_bytes;
+    for (unsigned i = 0; i < r->profile->options.shards; i++)
+        bytes +=
+            st->shard[i].flush_bytes + st->shard[i].compact_bytes_written + st->shard[i].blob_bytes_moved;
+    free(st);
+    return bytes;
+}
+
+/*
+ * Nobody writes for some seconds: garbage of blob files is collected down to the bound of a store at rest, and after that
+ * nothing is written any more, however long it lasts. Somebody may write in the midst of it.
+ */
+static int op_rest(struct run *r)
+{
+    uint64_t before;
+    int did;
+
+    for (unsigned i = 0;; i++) {
+        before = bytes_written(r);
+        env_sim_sleep(r->env, REST_NS);
+        if (one_in(r, 6))
+            return op_work(r);
+        did = work_until_done(r);
+        if (did < 0)
+            return failed_with(r, did);
+        /* The first sleep is noticed after it; a mark in the log, which the commit timer brings, begins it anew. */
+        if (i >= REST_SLEEPS_MIN && bytes_written(r) == before)
+            break;
+        if (i == REST_SLEEPS_MAX) {
+            proof_fail("a store at rest goes on writing");
+            return 0;
+        }
+    }
+    if (!r->sync_lost && !r->errors_allowed && !proof_failed) {
+        check_blob_space(r);
+        check_blob_space_at_rest(r);
+    }
+    return 0;
 }
 
 static int op_snapshot(struct run *r)
@@ -571,6 +648,7 @@ static const struct operation {
     {"work", 14, op_work, false},
     {"sleep", 4, op_sleep, false},
     {"settle", 1, op_settle, false},
+    {"rest", 1, op_rest, true},
     {"flush", 3, run_flush, true},
     {"compact", 1, run_compact, true},
     {"snapshot", 3, op_snapshot, false},

@@ -389,7 +389,7 @@ struct lsm_shard_stats {
     /* blob files; garbage: what no table names, of files that are full */
     uint64_t blob_files, blob_bytes, blob_live_bytes, blob_garbage_bytes;
     uint64_t blob_bytes_written,
-        blob_bytes_moved; /* by commits; by compaction, out of files that were mostly garbage */
+        blob_bytes_moved; /* by commits; by compaction, out of files with much garbage, at rest with less */
     uint64_t blob_files_deleted;
 };
 
