@@ -118,6 +118,7 @@ static const struct defect {
     {"a blob file is forgotten with one pointer left", "long", 0},
     {"collection forgets the snapshots", "long", 0},
     {"moved values not synced", "long", 0},
+    {"garbage stays at rest", "long", 0x842aead7b992208},
     {"blobs of a checkpoint forgotten", "long", 0},
 };
 

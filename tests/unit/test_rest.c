@@ -1,10 +1,12 @@
 /*
  * test_rest.c - what a burst of writes leaves on the disk goes when nobody writes: unflushed segments of the log, free ones
- * but for one, level 0, and the part of the reserve that only a store that is written to needs. And it comes back.
+ * but for one, level 0, and the part of the reserve that only a store that is written to needs. And it comes back. Garbage in
+ * blob files goes while others read (test_blob_rest.c has the details, without threads).
  */
 #include <shale/lsm.h>
 
 #include <dirent.h>
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -138,6 +140,103 @@ static void test_rest(void **unused)
     assert_int_equal(lsm_close(db), 0);
 }
 
+/* ---- large values ---- */
+
+#define LARGE_BYTES (64u << 10)
+#define LARGE_KEYS 160u
+
+static void put_large(struct lsm *db, unsigned i, unsigned round)
+{
+    static uint8_t value[LARGE_BYTES];
+    char key[24];
+    int n = snprintf(key, sizeof key, "key %08u", i);
+    memset(value, (int)(i + round), sizeof value);
+    assert_int_equal(lsm_put(db, key, (size_t)n, value, sizeof value, 0), 0);
+}
+
+struct readers {
+    struct lsm *db;
+    bool stop; /* atomic */
+    unsigned wrong;
+};
+
+/* Key i has the value of round 1, or of 2 if it is a third one. */
+static unsigned read_large(struct lsm *db)
+{
+    unsigned wrong = 0;
+    for (unsigned i = 0; i < LARGE_KEYS; i++) {
+        struct lsm_value v = {0};
+        char key[24];
+        int n = snprintf(key, sizeof key, "key %08u", i);
+        const int is = (uint8_t)(i + (i % 3 ? 1 : 2));
+        if (lsm_get(db, key, (size_t)n, NULL, 0, &v) || v.len != LARGE_BYTES ||
+            *(const uint8_t *)v.data != is || ((const uint8_t *)v.data)[v.len - 1] != is)
+            wrong++;
+        lsm_value_release(&v);
+    }
+    return wrong;
+}
+
+static void *reader_main(void *arg)
+{
+    struct readers *r = arg;
+    while (!__atomic_load_n(&r->stop, __ATOMIC_RELAXED)) {
+        r->wrong += read_large(r->db);
+        usleep(1000);
+    }
+    return NULL;
+}
+
+/* What background work has written. */
+static uint64_t worked(const struct lsm_stats *st)
+{
+    uint64_t n = st->log_frontier;
+    for (unsigned i = 0; i < st->shards; i++)
+        n += st->shard[i].flush_bytes + st->shard[i].compact_bytes_written + st->shard[i].blob_bytes_moved;
+    return n;
+}
+
+static void test_rest_of_large(void **unused)
+{
+    (void)unused;
+    static struct lsm_stats st;
+    struct lsm_options o = {.flags = LSM_CREATE,
+                            .shards = 2,
+                            .write_buffer_bytes = MIB,
+                            .log_segment_bytes = MIB,
+                            .blob_file_bytes = MIB};
+    const uint64_t alive = (uint64_t)LARGE_KEYS * LARGE_BYTES,
+                   bound = alive + alive / 6 + alive / 500 + MIB / 8;
+    struct readers readers = {0};
+    pthread_t thread;
+    uint64_t bytes = UINT64_MAX;
+    assert_int_equal(lsm_open(dir, &o, &readers.db), 0);
+    for (unsigned i = 0; i < LARGE_KEYS; i++)
+        put_large(readers.db, i, 1);
+    for (unsigned i = 0; i < LARGE_KEYS; i += 3)
+        put_large(readers.db, i, 2);
+    assert_int_equal(pthread_create(&thread, NULL, reader_main, &readers), 0);
+    unsigned waited_ms = 0, quiet_ms = 0;
+    uint64_t last = 0;
+    for (; (bytes > bound || quiet_ms < 500) && waited_ms < PATIENCE_MS; waited_ms += 20) {
+        usleep(20000);
+        lsm_stats_get(readers.db, &st);
+        bytes = st.shard[0].blob_bytes + st.shard[1].blob_bytes;
+        quiet_ms = worked(&st) == last ? quiet_ms + 20 : 0;
+        last = worked(&st);
+    }
+    __atomic_store_n(&readers.stop, true, __ATOMIC_RELAXED);
+    assert_int_equal(pthread_join(thread, NULL), 0);
+    assert_true(waited_ms < PATIENCE_MS);
+    assert_in_range(bytes, alive, bound);
+    assert_int_equal(readers.wrong, 0);
+    assert_int_equal(read_large(readers.db), 0);
+    assert_int_equal(lsm_close(readers.db), 0);
+    assert_int_equal(lsm_open(dir, &o, &readers.db), 0);
+    assert_int_equal(read_large(readers.db), 0);
+    assert_int_equal(lsm_close(readers.db), 0);
+}
+
 static int make_dir(void **unused)
 {
     (void)unused;
@@ -164,6 +263,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_rest, make_dir, remove_dir),
+        cmocka_unit_test_setup_teardown(test_rest_of_large, make_dir, remove_dir),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
