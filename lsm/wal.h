@@ -125,7 +125,7 @@ void wal_sync_async(struct wal *wal, void (*done)(void *arg, int result), void *
 void wal_release(struct wal *wal, lsn_t lsn);
 bool wal_is_long(const struct wal *wal); /* it has segments besides the one that takes the appends */
 
-/* Without threads: does the timer's work (sync after commit_ms, mark record), or makes a segment. 1 if it did anything. */
+/* Without threads: does the timer's work (sync after commit_ms, mark record), makes a segment, or removes spare ones. 1 if it did anything. */
 int wal_tick(struct wal *wal);
 
 struct wal_stats {

@@ -114,6 +114,8 @@ void segments_release(struct wal *wal, lsn_t lsn);
 void segments_close_retired(struct wal *wal);
 /* Removes the files of the pool that a burst of writes does not need: all, or all but one if none is prepared. */
 void segments_trim(struct wal *wal);
+bool segments_rest(
+    struct wal *wal); /* the same, once nothing was appended for a while; without threads. True if it did */
 void segment_free(struct segment *s);
 struct segment *segment_new(uint64_t number);
 void preparer_main(void *wal);

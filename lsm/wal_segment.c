@@ -437,21 +437,36 @@ void segments_trim(struct wal *wal)
 
 /* ---- the preparer ---- */
 
-/* Lock held. True if nothing was appended for a while, and there is something to remove. Else waits, for that, too. */
-static bool wait_for_rest(struct wal *wal)
+/* Lock held. True if nothing was appended for a while, and there is something to remove. */
+static bool is_at_rest(struct wal *wal)
 {
-    struct env *env = wal->options.env;
+    uint64_t now = env_mono_ns(wal->options.env);
 
-    if (!*excess(wal)) {
-        pthread_cond_wait(&wal->preparer_wake, &wal->lock);
-        return false;
-    }
-    uint64_t now = env_mono_ns(env);
     if (wal->rest_tail != wal->tail) {
         wal->rest_tail = wal->tail;
         wal->rest_ns = now + WAL_REST_NS;
     }
-    if (now >= wal->rest_ns)
+    return now >= wal->rest_ns && *excess(wal);
+}
+
+bool segments_rest(struct wal *wal)
+{
+    pthread_mutex_lock(&wal->lock);
+    bool due = is_at_rest(wal);
+    pthread_mutex_unlock(&wal->lock);
+    if (due)
+        segments_trim(wal);
+    return due;
+}
+
+/* Lock held. As above; else waits, for that, too. */
+static bool wait_for_rest(struct wal *wal)
+{
+    if (!*excess(wal)) {
+        pthread_cond_wait(&wal->preparer_wake, &wal->lock);
+        return false;
+    }
+    if (is_at_rest(wal))
         return true;
     /* An env that starts threads counts its clock as CLOCK_MONOTONIC does. */
     struct timespec until = {(time_t)(wal->rest_ns / 1000000000u), (long)(wal->rest_ns % 1000000000u)};

@@ -202,9 +202,10 @@ int wal_tick(struct wal *wal)
     pthread_mutex_lock(&wal->lock);
     bool due = timer_due(wal), wanted = segment_wanted(wal);
     pthread_mutex_unlock(&wal->lock);
+    segments_close_retired(wal);
     if (wanted && segment_prepare(wal) == 0) /* else the writer who waits for it is told why */
         return 1;
-    return due ? timer_work(wal) : 0;
+    return due ? timer_work(wal) : segments_rest(wal);
 }
 
 /* ---- the syncer ---- */

@@ -38,16 +38,21 @@ static void put_lent(struct lsm_batch *b, struct lent *lent, const uint8_t *key,
     lsm_batch_put_lent(b, key, key_len, value, head, rest, len - head);
 }
 
-/* The beginning of another value of the shard, if that lies in a blob file; false: it does not. What is read may fail. */
+/*
+ * The beginning of another value of the shard, now or as a snapshot shows it, if that lies in a blob file; false: it does not.
+ * What is read may fail.
+ */
 static bool put_part(struct run *r, struct lsm_batch *b, struct model *next, unsigned i, uint64_t sum)
 {
     const struct profile *p = r->profile;
     const unsigned shards = p->options.shards,
                    from = (unsigned)(sum / 8 % p->keys) / shards * shards + i % shards;
-    const struct model_value *m = &r->states[r->count].value[from];
+    const unsigned old = (unsigned)(sum >> 15) % RUN_SNAPSHOTS;
+    const struct lsm_snapshot *then = sum >> 19 ? r->own->snapshots[old] : NULL;
+    const struct model_value *m = then ? &r->own->then[old].value[from] : &r->states[r->count].value[from];
     uint8_t key[KEY_BYTES];
     size_t key_len = key_of(p, from, key);
-    struct lsm_iter_options o = {.lower = key, .lower_len = key_len, .flags = LSM_KEYS};
+    struct lsm_iter_options o = {.snapshot = then, .lower = key, .lower_len = key_len, .flags = LSM_KEYS};
     struct lsm_iter *it;
     struct lsm_ref ref = {0};
     bool found = false;

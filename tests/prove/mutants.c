@@ -34,7 +34,7 @@ static const struct defect {
     uint64_t seen_in;
 } defects[] = {
     {"log not synced", "short", 0},
-    {"of several segments one synced", "long", 0x26cfb684caf3fc79},
+    {"of several segments one synced", "long", 0xae3b8adb0519f1f2},
     {"failed sync of the log ignored", "fault", 0},
     {"commit timer never fires", "long", 0},
     {"segments reused too early", "long", 0},
@@ -114,12 +114,15 @@ static const struct defect {
     {"live bytes of blobs not counted", "long", 0},
     {"replay does not verify the blobs", "short", 0},
     {"recovery does not rewrite the blobs", "fault", 0x3480ddae393b46d5},
-    {"a blob file is forgotten before it is flushed", "long", 0},
+    {"a blob file is forgotten before it is flushed", "long", 0xd79436d204837bb6},
     {"a blob file is forgotten with one pointer left", "long", 0},
     {"collection forgets the snapshots", "long", 0},
     {"moved values not synced", "long", 0},
     {"garbage stays at rest", "long", 0x842aead7b992208},
     {"blobs of a checkpoint forgotten", "long", 0},
+    {"the log is cut at rest before it is flushed", "long", 0x2405b3c129ff3fa9},
+    {"parts are not counted as alive", "long", 0x6826a8855afb35ab},
+    {"a record of parts keeps no blob file", "long", 0xbeded0a9fca592},
 };
 
 #define DEFECTS (sizeof defects / sizeof defects[0])
