@@ -34,7 +34,7 @@ static const struct defect {
     uint64_t seen_in;
 } defects[] = {
     {"log not synced", "short", 0},
-    {"of several segments one synced", "long", 0xae3b8adb0519f1f2},
+    {"of several segments one synced", "long", 0x7b892fdb93d1ab92},
     {"failed sync of the log ignored", "fault", 0},
     {"commit timer never fires", "long", 0},
     {"segments reused too early", "long", 0},
@@ -114,7 +114,7 @@ static const struct defect {
     {"live bytes of blobs not counted", "long", 0},
     {"replay does not verify the blobs", "short", 0},
     {"recovery does not rewrite the blobs", "fault", 0x3480ddae393b46d5},
-    {"a blob file is forgotten before it is flushed", "long", 0xd79436d204837bb6},
+    {"a blob file is forgotten before it is flushed", "long", 0xf456c009cc7131cf},
     {"a blob file is forgotten with one pointer left", "long", 0},
     {"collection forgets the snapshots", "long", 0},
     {"moved values not synced", "long", 0},
