@@ -344,7 +344,10 @@ int lsm_flush(struct lsm *db);
  */
 int lsm_checkpoint(struct lsm *db, const char *dir);
 
-/* With LSM_INLINE: does one step of pending background work; 1 if there was any, 0 if not, or why none succeeded. */
+/*
+ * With LSM_INLINE: does one step of pending background work; 1 if there was any, 0 if not, or why none succeeded. Two seconds
+ * after the last write there may be more to do: the store is at rest then, and what bursts of writes left on the disk goes.
+ */
 int lsm_work(struct lsm *db);
 
 #define LSM_LEVELS 7
