@@ -189,7 +189,7 @@ static void pause_ns(long ns)
 
 /*
  * Linux ends a request with EIO that the daemon was just taking or answering when it was killed (fs/fuse/dev.c); over io_uring with
- * ECANCELED (fs/fuse/dev_uring.c).
+ * ECANCELED, or with EINTR when it found no page for what it copied to him (fs/fuse/dev_uring.c, mm/gup.c).
  */
 static bool is_dying(const struct plan *p, const struct writer *w)
 {
@@ -208,7 +208,7 @@ static bool died(int rc, const struct plan *p, const struct writer *w)
 {
     if (rc == -ENOTCONN || rc == -ECONNABORTED || (p->may_fail && (rc == -EIO || rc == -EROFS)))
         return true;
-    return (rc == -EIO || rc == -ECANCELED) && is_dying(p, w);
+    return (rc == -EIO || rc == -ECANCELED || rc == -EINTR) && is_dying(p, w);
 }
 
 /* A refusal that changed nothing, and that is no surprise. */
