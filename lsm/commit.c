@@ -192,8 +192,10 @@ static int write_large(struct lsm *db, struct plan *p, bool nowait)
 
 static void name_large(struct plan *p, lsn_t end)
 {
-    for (size_t i = 0; i < p->large_count; i++)
+    for (size_t i = 0; i < p->large_count; i++) {
         blob_named(&p->values[i], end);
+        p->values[i].file = NULL;
+    }
     while (p->kept_count > 0)
         blob_renamed(p->kept[--p->kept_count], end);
 }
@@ -518,8 +520,11 @@ static int append_and_insert(struct lsm *db, struct plan *p, lsn_t *end)
         return err;
     struct iovec iov = {(void *)p->payload, p->payload_len};
     err = wal_copy(db->wal, &ticket, &iov, 1);
-    if (err) /* the log has failed: the frontier stays below this record for good */
+    if (err) {
+        /* The log has failed: the frontier stays below this record. It may be whole on the medium, and named by the next open. */
+        name_large(p, SEQ_MAX);
         return err;
+    }
     db_insert(db, p->changes, p->shard_of, p->batch->count, ticket.lsn, ticket.end, p->mask);
     name_large(p, ticket.end);
     wal_publish(db->wal, &ticket);
@@ -668,7 +673,7 @@ int lsm_commit(struct lsm *db, const struct lsm_batch *batch, unsigned flags)
     uint64_t began = db_latency_begin(db, LSM_OP_COMMIT);
     lsn_t end = 0;
     err = commit_plan(db, &p, flags, &end);
-    if (err && p.payload) /* an error of the log itself leaves them unnamed, too: nothing reads past it */
+    if (err && p.payload)
         unwrite_large(db, &p);
     if (err == -ENOSPC && p.may_log) { /* fuller than it seemed */
         plan_free(&p);
@@ -678,7 +683,7 @@ int lsm_commit(struct lsm *db, const struct lsm_batch *batch, unsigned flags)
         err = commit_plan(db, &p, flags, &end);
     }
     uint64_t mask = p.mask;
-    for (unsigned i = 0; !err && p.wants_flush >> i && i < db->shard_count; i++)
+    for (unsigned i = 0; !err && p.wants_flush && i < db->shard_count; i++)
         if (p.wants_flush >> i & 1)
             shard_kick(&db->shards[i]);
     plan_free(&p);
